@@ -1,0 +1,296 @@
+"""The settings: `llmgine.toml`, overridden by `LLMGINE_...` variables, checked whole."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from llmgine_workers import clock
+from llmgine_workers.errors import ConfigurationError
+
+PLACES = (Path("llmgine.toml"), Path("/etc/llmgine/llmgine.toml"))
+TOOLS_POOL = "tools"
+_SIZES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_POOL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
+
+
+def _duration(value: Any) -> Any:
+    return clock.seconds(value) if isinstance(value, str) else value
+
+
+def _size(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+)(B|KiB|MiB|GiB)", str(value))
+    return int(match[1]) * _SIZES[match[2]] if match else value
+
+
+def _rate(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    count, _, window = value.partition("/")
+    if not count.isdigit():
+        raise ValueError("a rate is written like 600/1m")
+    return {"count": int(count), "window_s": clock.seconds(window)}
+
+
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LedgerSettings(_Section):
+    """PostgreSQL, and how long finished jobs are kept (seconds)."""
+
+    url: str = "postgresql://localhost/llmgine"
+    keep: Seconds = 30 * 86400.0
+    keep_payloads: Seconds = 7 * 86400.0
+
+
+class BrokerSettings(_Section):
+    """RabbitMQ (embedded: a Redis URL). `window` bounds published, unclaimed steps."""
+
+    url: str = "amqp://localhost"
+    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")] = "llmgine"
+    window: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
+
+
+class RedisSettings(_Section):
+    """Redis or Valkey; `keep_streams` is how long a stream outlives its job (seconds)."""
+
+    url: str = "redis://localhost"
+    keep_streams: Seconds = 900.0
+
+
+class GatewaySettings(_Section):
+    """The HTTP front: `max_body` in bytes."""
+
+    listen: str = "127.0.0.1:8080"
+    max_body: Bytes = 1024**2
+    max_queued_per_tenant: Annotated[int, Field(ge=1)] = 1_000_000
+
+
+class WorkerSettings(_Section):
+    """Steps at once in one process, and the time SIGTERM gives them (seconds)."""
+
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 200
+    grace: Seconds = 60.0
+
+
+class StepSettings(_Section):
+    """Defaults of every step: the time of one attempt (seconds) and how often."""
+
+    timeout: Seconds = 300.0
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    max_crashes: Annotated[int, Field(ge=1, le=100)] = 3
+
+
+class ChainSettings(_Section):
+    """Folders whose chains are pushed to the registry at start."""
+
+    paths: tuple[str, ...] = ("chains",)
+
+
+class ToolSettings(_Section):
+    """Python modules with `@tool` functions."""
+
+    modules: tuple[str, ...] = ()
+
+
+class FlowerSettings(_Section):
+    """Flower's address and the variables that hold its user and password."""
+
+    listen: str = "127.0.0.1:5555"
+    user_env: str = "FLOWER_USER"
+    password_env: str = "FLOWER_PASSWORD"  # noqa: S105 - a variable's name
+
+
+class TelemetrySettings(_Section):
+    """Where traces go and how logs look."""
+
+    otlp: str = ""
+    logs: Literal["json", "console"] = "json"
+
+
+class ProviderSettings(_Section):
+    """One service: its wire format, address and the variable that holds its key.
+
+    `key_env = ""` says that it needs no key. `simulated` marks answers as not real.
+    """
+
+    wire: Literal["openai", "anthropic"]
+    base_url: str | None = None
+    key_env: str = ""
+    simulated: bool = False
+
+
+class Rate(_Section):
+    """So many in any window of that length (seconds)."""
+
+    count: Annotated[int, Field(ge=1)]
+    window_s: Annotated[float, Field(ge=1, le=3600)]
+
+
+class LimitSettings(_Section):
+    """A limit over all workers; `match` is `provider/*`."""
+
+    match: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*/\*$")]
+    requests: Annotated[Rate, BeforeValidator(_rate)]
+
+    @property
+    def provider(self) -> str:
+        """The provider whose calls it bounds."""
+        return self.match.partition("/")[0]
+
+
+class PriceSettings(_Section):
+    """Dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+PROVIDER_ROWS: dict[str, dict[str, str]] = {
+    "openai": {"wire": "openai", "key_env": "OPENAI_API_KEY"},
+    "anthropic": {"wire": "anthropic", "key_env": "ANTHROPIC_API_KEY"},
+    "ollama": {"wire": "openai", "base_url": "http://localhost:11434/v1"},
+}
+"""Services known by name: `[providers.NAME]` may then leave these keys out."""
+
+
+def _model_list(value: tuple[str, ...]) -> tuple[str, ...]:
+    for model in value:
+        if "/" not in model.strip("/"):
+            raise ValueError(f"{model!r} is not provider/model")
+    return value
+
+
+ModelList = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_model_list)]
+
+
+class Settings(_Section):
+    """Everything an operator can set; unknown keys are refused."""
+
+    ledger: LedgerSettings = LedgerSettings()
+    broker: BrokerSettings = BrokerSettings()
+    redis: RedisSettings = RedisSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    worker: WorkerSettings = WorkerSettings()
+    steps: StepSettings = StepSettings()
+    chains: ChainSettings = ChainSettings()
+    tools: ToolSettings = ToolSettings()
+    flower: FlowerSettings = FlowerSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    models: dict[str, ModelList] = Field(default_factory=dict)
+    limits: tuple[LimitSettings, ...] = ()
+    prices: dict[str, PriceSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Settings:
+        for name in self.providers:
+            if not _POOL_NAME.fullmatch(name) or name in (TOOLS_POOL, "dead", "unrouted"):
+                raise ValueError(f"providers.{name}: not a usable pool name")
+        for alias in self.models:
+            if "/" in alias:
+                raise ValueError(f"models.{alias}: an alias has no slash")
+        for limit in self.limits:
+            if limit.provider not in self.providers:
+                raise ValueError(f"limits: no [providers.{limit.provider}] to match")
+        return self
+
+    def enabled_providers(
+        self, environ: Mapping[str, str]
+    ) -> dict[str, ProviderSettings]:
+        """Those whose key is there, or that need none."""
+        return {
+            name: provider
+            for name, provider in self.providers.items()
+            if not provider.key_env or environ.get(provider.key_env)
+        }
+
+    def pools(self, environ: Mapping[str, str]) -> tuple[str, ...]:
+        """Every pool of this installation: the enabled providers and the tools."""
+        return (*self.enabled_providers(environ), TOOLS_POOL)
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read the file (or the first of `PLACES`), lay the variables over it, check all.
+
+    ConfigurationError names each wrong key and its limit, never a secret's value.
+    """
+    tree = _read(path)
+    _add_provider_rows(tree)
+    _lay_over(tree, environ)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigurationError(_sentences(error)) from None
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    found = path or next((place for place in PLACES if place.is_file()), None)
+    if found is None:
+        return {}
+    try:
+        return tomllib.loads(found.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{found}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{found}: {error}") from None
+
+
+def _add_provider_rows(tree: dict[str, Any]) -> None:
+    providers = tree.setdefault("providers", {"openai": {}, "anthropic": {}})
+    if not isinstance(providers, dict):
+        return
+    for name, row in PROVIDER_ROWS.items():
+        if isinstance(providers.get(name), dict):
+            providers[name] = {**row, **providers[name]}
+
+
+def _lay_over(tree: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """`LLMGINE_BROKER__URL` is `broker.url`; `..._FILE` reads the value from a file."""
+    for name, value in environ.items():
+        section, mark, key = name.removeprefix("LLMGINE_").partition("__")
+        if not name.startswith("LLMGINE_") or not mark:
+            continue
+        if key.endswith("_FILE"):
+            key, value = key.removesuffix("_FILE"), _secret(name, value)
+        _set(tree, [section.lower(), *key.lower().split("__")], value)
+
+
+def _secret(name: str, path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{name}: {path}: {error.strerror}") from None
+
+
+def _set(tree: dict[str, Any], path: list[str], value: str) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigurationError(f"{'.'.join(path)}: {part} is not a section")
+    tree[path[-1]] = value
+
+
+def _sentences(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, found['loc'])) or 'settings'}: {found['msg']}"
+        for found in error.errors(include_url=False, include_input=False)
+    )
