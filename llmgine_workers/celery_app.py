@@ -1,0 +1,199 @@
+"""The Celery application of a worker: its settings, its one task, its program."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, NoReturn, assert_never
+
+from celery import Celery
+from celery.apps.worker import Worker
+from celery.exceptions import Ignore, ImproperlyConfigured
+from celery.exceptions import Retry as CeleryRetry
+from celery.utils.nodenames import default_nodename, nodesplit
+from kombu.entity import Queue
+
+from llmgine_workers.celery_consumer import STEP_TASK
+from llmgine_workers.engine.outcome import (
+    Dead,
+    Done,
+    Failover,
+    Outcome,
+    Retry,
+    Skip,
+    Wait,
+)
+from llmgine_workers.loop_thread import await_on_loop, worker_loop
+
+#: Exit status for a wrong configuration (sysexits.h).
+EX_CONFIG = 78
+
+RunHint = Callable[[str, str], Coroutine[Any, Any, Outcome]]
+Lifespan = Callable[[int], AbstractAsyncContextManager[Any]]
+
+
+class DeadStep(Exception):
+    """The step has failed for good; what Flower shows beside FAILURE."""
+
+
+class WaitingStep(Exception):
+    """The step goes on later or elsewhere; what Flower shows beside RETRY."""
+
+
+def make_app(
+    broker_url: str,
+    prefix: str,
+    queues: Sequence[Queue],
+    run_hint: RunHint,
+    *,
+    slots: int,
+    lifespan: Lifespan = lambda slots: nullcontext(),
+) -> Celery:
+    """Build the application that runs one coroutine per hint.
+
+    `queues` are not declared, only consumed from, one per process. `run_hint(job, path)`
+    runs on the worker's loop. `lifespan(slots)` is entered there before the first hint
+    and left after the last; its `slots` is `--concurrency` if given, else `slots`.
+    """
+    app = Celery(prefix, set_as_current=False)
+    app.conf.update(_settings(prefix, queues, slots), broker_url=broker_url)
+    app.Worker = app.subclass_with_self(StepWorker, lifespan=staticmethod(lifespan))
+
+    def step(job: str, path: str) -> None:
+        _conclude(await_on_loop(run_hint(job, path)))
+
+    # `throws`: a dead letter tells it all, so the log needs no traceback.
+    app.task(step, name=STEP_TASK, throws=(DeadStep,))
+    return app
+
+
+def _settings(prefix: str, queues: Sequence[Queue], slots: int) -> dict[str, Any]:
+    return {
+        "worker_pool": "llmgine_workers.celery_pool:TaskPool",
+        "worker_consumer": "llmgine_workers.celery_consumer:HintConsumer",
+        "worker_concurrency": slots,
+        "worker_prefetch_multiplier": 1,
+        "task_queues": list(queues),
+        "task_create_missing_queues": False,
+        # A hint is acknowledged when the ledger has the outcome, a failure included.
+        "task_acks_late": True,
+        "task_acks_on_failure": True,
+        "task_acks_on_timeout": True,
+        "task_reject_on_worker_lost": False,
+        # Results and errors are the ledger's.
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        # Never `confirm_publish` here: task events would wait for a stalled broker.
+        "broker_transport_options": {},
+        "broker_heartbeat": 20,
+        "broker_connection_timeout": 4,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,
+        # Calls in flight are paid for: a lost broker connection is no reason to end them.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_prefetch_count_reduction": False,
+        "worker_disable_rate_limits": True,
+        "worker_soft_shutdown_timeout": 0.0,
+        # Flower shows tasks by their events and the queues of workers that answer.
+        "worker_send_task_events": True,
+        "task_send_sent_event": False,
+        "worker_enable_remote_control": True,
+        # An exclusive control queue outlives a half-open connection and then locks its
+        # own worker out; RabbitMQ 4.3 refuses transient ones that are not exclusive.
+        "control_queue_exclusive": False,
+        "control_queue_durable": True,
+        # Installations that share a broker do not see each other's workers.
+        "control_exchange": f"{prefix}.control",
+        "event_exchange": f"{prefix}.events",
+        "event_queue_prefix": f"{prefix}.events",
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+    }
+
+
+def _conclude(outcome: Outcome) -> None:
+    """Tell Celery an outcome in its own terms; all of them acknowledge the hint."""
+    match outcome:
+        case Done():
+            return
+        case Skip(reason):
+            raise Ignore(reason)
+        case Wait(reason, until) | Retry(reason, until):
+            name = type(outcome).__name__.lower()
+            when = until.isoformat(timespec="milliseconds")
+            raise _celery_retry(f"{name} until {when}: {reason}")
+        case Failover(pool, reason):
+            raise _celery_retry(f"goes on in pool {pool}" + (reason and f": {reason}"))
+        case Dead(code, message, exception):
+            raise DeadStep(f"{code}: {message}" + (exception and f" ({exception})"))
+        case _:
+            assert_never(outcome)
+
+
+def _celery_retry(message: str) -> CeleryRetry:
+    return CeleryRetry(message, exc=WaitingStep(message))
+
+
+class StepWorker(Worker):  # type: ignore[misc]
+    """Celery's worker program, serving one queue, with the runtime around it."""
+
+    lifespan: Lifespan
+
+    def __init__(
+        self,
+        app: Celery | None = None,
+        hostname: str | None = None,
+        queues: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        # Gossip and mingle make every worker read every other's events: traffic grows
+        # with the square of the fleet, for features (elections, revokes) we do not use.
+        options.update(without_gossip=True, without_mingle=True)
+        name = _node_name(hostname, queues)
+        super().__init__(app=app, hostname=name, queues=queues, **options)
+
+    def setup_queues(self, include: Any, exclude: Any = None) -> None:
+        """Select the queue; exit with 78 unless it is exactly one that exists."""
+        known = ", ".join(sorted(self.app.amqp.queues))
+        try:
+            super().setup_queues(include, exclude)
+        except ImproperlyConfigured:
+            _stop(f"no such queue: {include}. There are: {known}")
+        chosen = sorted(self.app.amqp.queues.consume_from)
+        if len(chosen) != 1:
+            # Prefetch counts per queue: with two, half the hints would lie idle here.
+            _stop(
+                f"a worker process serves one queue, got {len(chosen)} "
+                f"({', '.join(chosen)}): start one process for each, with -Q"
+            )
+
+    def start(self) -> None:
+        """Run until told to stop, inside the lifespan."""
+        try:
+            with worker_loop.holding(self.lifespan(self.concurrency)):
+                super().start()
+        finally:
+            worker_loop.stop()
+
+
+def _node_name(hostname: str | None, queues: Sequence[str] | None) -> str:
+    """Make Celery's default name tell the pool, and unique where several run."""
+    default = default_nodename(None)
+    if hostname not in (None, default):
+        return str(hostname)
+    served = "-".join(queues or ["llmgine"])
+    return f"{served}.{os.getpid()}@{nodesplit(default)[1]}"
+
+
+def _stop(message: str) -> NoReturn:
+    sys.stderr.write(f"llmgine: {message}\n")
+    raise SystemExit(EX_CONFIG)

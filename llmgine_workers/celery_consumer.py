@@ -1,0 +1,91 @@
+"""What a worker accepts from its queue: hints; the rest goes to the dead letters raw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+from celery.utils.log import get_logger
+from celery.worker.consumer import Consumer
+
+logger = get_logger(__name__)
+
+#: Name of the one task; a message for any other is refused.
+STEP_TASK = "llmgine.step"
+
+#: Longest pause between attempts to reach the broker, seconds. kombu's own is 30, which
+#: doubles an outage of that length.
+RECONNECT_PAUSE_S = 4
+
+
+class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no annotations
+    """Celery's consumer, but what is no hint is rejected without requeue.
+
+    Celery acknowledges what it cannot decode, and ends the worker for a message whose
+    body or headers have an unexpected shape.
+    """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """Without the 28 queues of Celery's delayed delivery: the ledger waits for us."""
+
+        default_steps = [  # noqa: RUF012  # Celery's own is a list
+            step
+            for step in Consumer.Blueprint.default_steps
+            if not step.endswith(":DelayedDelivery")
+        ]
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, trying for ever and often."""
+        conn.ensure_connection = partial(
+            conn.ensure_connection,
+            interval_start=1,
+            interval_step=1,
+            interval_max=RECONNECT_PAUSE_S,
+        )
+        return super().ensure_connected(conn)
+
+    def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
+        """Return what the consumer calls for each message of its queue."""
+        handle = super().create_task_handler(**options)
+        broker_errors = (*self.connection_errors, *self.channel_errors)
+
+        def on_message(message: Any) -> None:
+            try:
+                _check_hint(message)
+                handle(message)
+            except (*broker_errors, MemoryError):
+                raise
+            except Exception as exc:  # whatever it is, this message is the reason
+                self._reject(message, exc)
+
+        return on_message
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Reject what kombu could not unpack, unless it is remote control's (no acks)."""
+        if message.channel is self.task_consumer.channel:
+            self._reject(message, exc)
+        else:
+            logger.error("unreadable control message: %r", exc)
+
+    def _reject(self, message: Any, exc: Exception) -> None:
+        logger.error("rejected a message that is no hint: %r", exc)
+        if not message.acknowledged:
+            message.reject_log_error(logger, self.connection_errors)
+
+
+def _check_hint(message: Any) -> None:
+    """Raise unless the message asks for our task with a job and a path, now, no more."""
+    headers = message.headers
+    if headers.get("task") != STEP_TASK:
+        raise InvalidTaskError(f"unknown task {headers.get('task')!r}")
+    if not isinstance(headers.get("id"), str):
+        raise InvalidTaskError("no task id")
+    if headers.get("eta") or headers.get("expires"):
+        raise InvalidTaskError("hints are for now")
+    match message.decode():
+        case [[str(), str()], {**kwargs}, {**embed}] if not kwargs:
+            if not any(embed.values()):
+                return
+    raise InvalidTaskError("the body is not [[job, path], {}, {}]")
