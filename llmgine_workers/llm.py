@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from llmgine_workers.errors import Failure, StepFailed
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -72,7 +74,11 @@ class LlmRequest:
 
 @dataclass(frozen=True)
 class LlmAnswer:
-    """What came back. `text` is whole; `finish_reason` is never None."""
+    """What came back. `text` is whole; `finish_reason` is never None.
+
+    `finish_reason` is `stop`, `length` or `tool_calls` on every wire, or the service's
+    own word for what is none of these; `model` is the service's name of the model.
+    """
 
     text: str
     finish_reason: str
@@ -94,12 +100,33 @@ class Delta:
 OnDelta = Callable[[Delta], Awaitable[None]]
 
 
+class CallFailed(StepFailed):
+    """A failed call; `usage` is what it is billed for, None if nobody can know.
+
+    Reported by the service where it did (a refusal, an answer nobody can use),
+    estimated from the texts where an answer broke off.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        *,
+        retry_after_s: float | None = None,
+        before_first_byte: bool = False,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(
+            failure, retry_after_s=retry_after_s, before_first_byte=before_first_byte
+        )
+        self.usage = usage
+
+
 class Provider(Protocol):
     """One wire format speaking to one configured service.
 
-    `call` raises `errors.StepFailed` with a provider code and nothing else (but
-    CancelledError); its `before_first_byte` says that nothing of the answer had
-    arrived yet.
+    `call` raises `CallFailed` with a provider code or `step_timeout` and nothing else
+    (but CancelledError and whatever `on_delta` raises); its `before_first_byte` says
+    that nothing of the answer had arrived yet.
     """
 
     async def call(

@@ -1,0 +1,205 @@
+"""One table from what services answer and how connections break to our codes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import orjson
+
+from llmgine_workers import clock
+
+MAX_RETRY_AFTER_S = 900.0
+"""A service that asks for more is asked again after a quarter of an hour."""
+
+# Words of the services that say more than their status does: OpenAI's `code` and
+# `type`, Anthropic's `type` and `details.error_code`.
+_BY_WORD: dict[str, str] = {
+    "insufficient_quota": "provider_quota",
+    "billing_hard_limit_reached": "provider_quota",
+    "billing_not_active": "provider_quota",
+    "billing_error": "provider_quota",
+    "contract_spend_limit_reached": "provider_quota",
+    "enforced_spend_limit_reached": "provider_quota",
+    "organization_on_hold": "provider_quota",
+    "context_length_exceeded": "context_too_long",
+    "request_too_large": "context_too_long",
+    "content_filter": "content_refused",
+    "content_policy_violation": "content_refused",
+    "invalid_prompt": "content_refused",
+    "overloaded_error": "provider_overloaded",
+    "engine_overloaded": "provider_overloaded",
+    "slow_down": "provider_overloaded",
+}
+
+_BY_STATUS: dict[int, str] = {
+    401: "provider_auth",
+    402: "provider_quota",
+    403: "provider_auth",
+    408: "provider_unavailable",
+    409: "provider_unavailable",
+    413: "context_too_long",
+    425: "provider_unavailable",
+    429: "provider_rate_limited",
+    501: "provider_rejected",
+    529: "provider_overloaded",
+}
+
+# Words that count only where there is no status: an error inside a stream.
+_BY_KIND: dict[str, str] = {
+    "rate_limit_error": "provider_rate_limited",
+    "rate_limit_exceeded": "provider_rate_limited",
+    "authentication_error": "provider_auth",
+    "permission_error": "provider_auth",
+    "invalid_request_error": "provider_rejected",
+    "not_found_error": "provider_rejected",
+}
+
+# What only the sentence of a 400 tells.
+_BY_SENTENCE: dict[str, str] = {
+    r"credit balance|spend(ing)? limit|exceeded your .*quota": "provider_quota",
+    r"context (length|window|limit)|prompt is too long|maximum context": (
+        "context_too_long"
+    ),
+    r"content (management )?policy|content filter|usage policies": "content_refused",
+}
+
+SENTENCES: dict[str, str] = {
+    "provider_rate_limited": "limits our rate",
+    "provider_quota": "says that the account's credit or quota is used up",
+    "provider_overloaded": "is overloaded",
+    "provider_unavailable": "could not answer",
+    "provider_auth": "does not accept the key",
+    "context_too_long": "says that the prompt is too long for the model",
+    "content_refused": "refused the content",
+    "provider_rejected": "rejected the request",
+    "provider_bad_response": "answered something that cannot be read",
+    "provider_timeout": "was silent for too long",
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a service said about an error, whatever its shape."""
+
+    words: tuple[str, ...] = ()
+    sentence: str = ""
+    status: int | None = None
+
+
+def told(document: Any) -> Told:
+    """Read an error body; one that has no known shape says nothing."""
+    error = document.get("error", document) if isinstance(document, dict) else document
+    if isinstance(error, str):
+        return Told(sentence=error)
+    if not isinstance(error, dict):
+        return Told()
+    details = error.get("details")
+    inner = details.get("error_code") if isinstance(details, dict) else None
+    code = error.get("code")
+    return Told(
+        words=tuple(w for w in (inner, code, error.get("type")) if isinstance(w, str)),
+        sentence=str(error.get("message") or ""),
+        status=code if isinstance(code, int) and 400 <= code < 600 else None,
+    )
+
+
+def told_by(body: bytes) -> Told:
+    """The same from an undecoded body; HTML and the like say nothing."""
+    try:
+        return told(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return Told()
+
+
+def code_of(status: int | None, said: Told) -> str:
+    """Our code for an error answer, or for an error inside a stream (no status)."""
+    status = status or said.status
+    for word in said.words:
+        if word in _BY_WORD:
+            return _BY_WORD[word]
+    if status in (400, 422, 429, None):
+        for pattern, code in _BY_SENTENCE.items():
+            if re.search(pattern, said.sentence, re.IGNORECASE):
+                return code
+    if status is None:
+        known = (_BY_KIND[word] for word in said.words if word in _BY_KIND)
+        return next(known, "provider_unavailable")
+    return _BY_STATUS.get(
+        status, "provider_unavailable" if status >= 500 else "provider_rejected"
+    )
+
+
+def broken(error: BaseException) -> tuple[str, str] | None:
+    """Code and sentence of a connection that failed before an answer began.
+
+    The SDKs wrap aiohttp's errors in coarser ones (openai makes a reset connection
+    a connect time-out), so the chain of causes is asked. None: not a matter of the
+    connection.
+    """
+    for cause in _causes(error):
+        for kind, code, sentence in _BROKEN:
+            if isinstance(cause, kind):
+                return code, sentence
+    return None
+
+
+def timed_out(error: BaseException) -> bool:
+    """Whether an answer stopped because the service was silent for too long."""
+    return any(isinstance(cause, aiohttp.SocketTimeoutError) for cause in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+_BROKEN: tuple[tuple[type[BaseException], str, str], ...] = (
+    (aiohttp.SocketTimeoutError, "provider_timeout", SENTENCES["provider_timeout"]),
+    (aiohttp.ConnectionTimeoutError, "provider_unreachable", "did not accept in time"),
+    (aiohttp.ClientConnectorDNSError, "provider_unreachable", "has no known address"),
+    (aiohttp.ClientConnectorCertificateError, "provider_unreachable",
+     "shows a certificate that is not valid"),
+    (aiohttp.ClientConnectorError, "provider_unreachable", "cannot be connected to"),
+    (aiohttp.InvalidURL, "provider_unreachable", "has no valid address"),
+    (aiohttp.ClientConnectionError, "provider_unavailable",
+     "closed the connection without an answer"),
+    (aiohttp.ClientResponseError, "provider_bad_response", "does not speak HTTP"),
+)  # fmt: skip
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or a date).
+
+    Between 0 and `MAX_RETRY_AFTER_S`; None if the service did not say.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return _clamped(milliseconds / 1000)
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None:
+        return _clamped(seconds)
+    try:
+        moment = parsedate_to_datetime(text or "")
+        return _clamped((moment - clock.now()).total_seconds())
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return None if number != number else number
+
+
+def _clamped(seconds: float) -> float:
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

@@ -1,0 +1,134 @@
+"""What one call comes to: an answer, or a failure told in one shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmgine_workers import prices
+from llmgine_workers.errors import Failure
+from llmgine_workers.llm import CallFailed, LlmAnswer, LlmRequest, Usage
+from llmgine_workers.providers import failures
+from llmgine_workers.providers.redaction import readable
+from llmgine_workers.providers.wire import Reading
+
+_WITH_WORDS = frozenset({"provider_rejected", "context_too_long"})
+"""Where the service's own sentence says what to mend."""
+
+_NOTHING = Reading(text="", finish_reason=None, model=None, usage=None)
+
+
+@dataclass
+class Verdict:
+    """What is known of a call while it runs; it decides what a failure means.
+
+    `begun`: a byte of the answer has come. `reading`: what it said up to now.
+    """
+
+    provider: str
+    key: str
+    request: LlmRequest
+    status: int | None = None
+    request_id: str | None = None
+    begun: bool = False
+
+    def answer(self, reading: Reading) -> LlmAnswer:
+        """The answer; raises CallFailed for a refusal and for an end without reason."""
+        if reading.refused:
+            raise self.failed("content_refused", reading=reading)
+        if reading.finish_reason is None:
+            raise self.failed("stream_cut", "broke off its answer", reading=reading)
+        return LlmAnswer(
+            text=reading.text,
+            finish_reason=reading.finish_reason,
+            model=reading.model or self.request.model,
+            usage=reading.usage or self._estimate(reading),
+            status=self.status or 0,
+            request_id=self.request_id,
+        )
+
+    def failed(
+        self,
+        code: str,
+        sentence: str | None = None,
+        *,
+        reading: Reading = _NOTHING,
+        retry_after_s: float | None = None,
+    ) -> CallFailed:
+        """The failure of this call with that code."""
+        failure = Failure(
+            code=code,
+            message=f"{self.provider} {sentence or failures.SENTENCES[code]}",
+            model=f"{self.provider}/{self.request.model}",
+            status=self.status,
+            request_id=self.request_id,
+        )
+        return CallFailed(
+            failure,
+            retry_after_s=retry_after_s,
+            before_first_byte=not self.begun,
+            usage=self._billed(reading),
+        )
+
+    def told(self, said: failures.Told, *, reading: Reading = _NOTHING) -> CallFailed:
+        """The failure that the service put where an answer should be."""
+        return self.failed(
+            failures.code_of(None, said), self._sentence(None, said), reading=reading
+        )
+
+    def lost(
+        self, error: BaseException, code: str, *, reading: Reading = _NOTHING
+    ) -> CallFailed:
+        """The failure of a connection that broke inside the answer."""
+        if failures.timed_out(error):
+            return self.failed("provider_timeout", reading=reading)
+        return self.failed(code, "broke off its answer", reading=reading)
+
+    def answered(self, response: Any) -> CallFailed:
+        """The failure that an error status means (the response is read)."""
+        self.status = response.status_code
+        self.request_id = request_id(response)
+        said = failures.told_by(response.content)
+        return self.failed(
+            failures.code_of(self.status, said),
+            self._sentence(self.status, said),
+            retry_after_s=failures.retry_after_s(response.headers),
+        )
+
+    def _sentence(self, status: int | None, said: failures.Told) -> str:
+        code = failures.code_of(status, said)
+        sentence = failures.SENTENCES[code]
+        if status is not None:
+            sentence += f" ({status})"
+        if code not in _WITH_WORDS:
+            return sentence
+        prompts = [m.content for m in self.request.messages]
+        prompts.append(self.request.system or "")
+        words = readable(said.sentence, key=self.key, prompts=prompts)
+        return f"{sentence}: {words}" if words else sentence
+
+    def _billed(self, reading: Reading) -> Usage | None:
+        """What a failed call costs; None if nothing of an answer was seen."""
+        if not (reading.usage or reading.text):
+            return None
+        estimate = self._estimate(reading)
+        if reading.usage is None:
+            return estimate
+        if reading.finish_reason is not None:
+            return reading.usage
+        output = max(reading.usage.output_tokens, estimate.output_tokens)
+        return replace(reading.usage, output_tokens=output)
+
+    def _estimate(self, reading: Reading) -> Usage:
+        return Usage(
+            calls=1,
+            input_tokens=prices.estimate_request(self.request),
+            output_tokens=prices.estimate_tokens(reading.text),
+        )
+
+
+def request_id(response: Any) -> str | None:
+    """The service's id of the call: OpenAI says x-request-id, Anthropic request-id."""
+    headers = response.headers
+    found: str | None = headers.get("x-request-id") or headers.get("request-id")
+    return found[:200] if found else None
