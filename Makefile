@@ -1,0 +1,52 @@
+# Every target sets up what it needs. On a fresh machine: make demo, make test.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV_VERSION := 0.13.*
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up check test lock clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo    the whole line in a minute: no keys, nothing to install first'
+	@echo 'make up      everything on this machine until Ctrl-C (ARGS=--reset forgets)'
+	@echo 'make test    every test (ARGS="-k name" chooses)'
+	@echo 'make check   formatting, lint, types, the rooms'\'' imports'
+	@echo 'make setup   only the virtual environment'
+	@echo 'make lock    requirements.lock anew from pyproject.toml'
+	@echo 'make clean   remove what the targets made'
+
+demo up: $(READY)
+	@$(BIN)/llmgine $@ $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(READY)
+	$(BIN)/pytest $(ARGS)
+
+setup: $(READY)
+
+# Installed again only when a dependency changed; the code itself is linked (-e).
+$(READY): pyproject.toml requirements.lock .ci/venv
+	@PYTHON=$(PYTHON) sh .ci/venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet 'uv==$(UV_VERSION)'
+	build/lock/bin/uv pip compile pyproject.toml --all-extras --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--upgrade --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .llmgine build dist .*_cache .hypothesis
