@@ -1,0 +1,61 @@
+"""The chain language: read, check and plan chains of LLM and tool steps.
+
+    chain = read_chain(Path("summarize.yaml"))          # or every finding at once
+    inputs, findings = fill_inputs(chain, {"text": "..."})
+    plan(chain, inputs, results, JobFacts(job_id)).ready    # what to do now
+
+Pure: nothing here waits, and nothing is read but the file it is asked for.
+"""
+
+from chains.chain import Chain, Step
+from chains.failures import PlanFailed, TemplateFailed, TooLarge
+from chains.findings import Finding, InvalidChain
+from chains.load import (
+    canonical,
+    library_path,
+    load_chain,
+    load_library,
+    parse_json,
+    parse_yaml,
+    read_chain,
+    read_chains,
+    version_of,
+)
+from chains.plan import Plan, ReadyStep, StepFacts, StepResult, plan, steps_of
+from chains.schema import fill_inputs, output_findings, schema_findings
+from chains.scope import JobFacts
+from chains.tool_chain import single_tool_chain
+
+CHAINS_OF = "llmgine-workers"
+"""Tells this package from a user's own `chains` that shadows it."""
+
+__all__ = [
+    "CHAINS_OF",
+    "Chain",
+    "Finding",
+    "InvalidChain",
+    "JobFacts",
+    "Plan",
+    "PlanFailed",
+    "ReadyStep",
+    "Step",
+    "StepFacts",
+    "StepResult",
+    "TemplateFailed",
+    "TooLarge",
+    "canonical",
+    "fill_inputs",
+    "library_path",
+    "load_chain",
+    "load_library",
+    "output_findings",
+    "parse_json",
+    "parse_yaml",
+    "plan",
+    "read_chain",
+    "read_chains",
+    "schema_findings",
+    "single_tool_chain",
+    "steps_of",
+    "version_of",
+]

@@ -1,0 +1,167 @@
+"""The grammar of a chain: names, inputs, defaults, steps, output.
+
+The models check shapes. What takes more than one field to judge (names that must
+exist, one kind to a step) is in `checks.py`; `load.py` asks both, so make chains
+from outside with it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+)
+
+from chains import duration
+from chains.json_value import Json
+
+MAX_STEPS = 200
+"""Of one chain, containers and their inner steps together."""
+MAX_NESTING = 8
+"""Lists of steps inside each other."""
+MAX_STEP_TIMEOUT_S = 7 * 86400.0
+MAX_TOKENS = 1_000_000
+"""More than any model writes; a bound for typing errors (reliability (c) 14)."""
+MAX_ATTEMPTS = 100
+MAX_MODELS = 10
+
+Kind = Literal["llm", "tool", "parallel"]
+KINDS: tuple[Kind, ...] = ("llm", "tool", "parallel")
+
+NAME = r"^[a-z][a-z0-9_]*$"
+CHAIN_NAME = r"^[a-z][a-z0-9_-]*$"
+INPUT_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+TOOL_NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+MODEL_NAME = r"^[^\s/]+(/\S+)?$"
+
+T = TypeVar("T")
+Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
+ChainName = Annotated[str, StringConstraints(pattern=CHAIN_NAME, max_length=64)]
+InputName = Annotated[str, StringConstraints(pattern=INPUT_NAME, max_length=64)]
+ToolName = Annotated[str, StringConstraints(pattern=TOOL_NAME, max_length=64)]
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME, max_length=200)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Several = Annotated[tuple[T, ...], Strict(False)]
+
+
+def _one_is_a_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _is_step_timeout(written: str) -> str:
+    if not 0 < duration.seconds(written) <= MAX_STEP_TIMEOUT_S:
+        raise ValueError("a timeout is more than nothing and at most 7d")
+    return written
+
+
+Models = Annotated[
+    Several[ModelName],
+    BeforeValidator(_one_is_a_list),
+    Field(min_length=1, max_length=MAX_MODELS),
+]
+StopTexts = Annotated[
+    Several[StopText], BeforeValidator(_one_is_a_list), Field(min_length=1, max_length=4)
+]
+Timeout = Annotated[str, AfterValidator(_is_step_timeout)]
+Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
+
+
+class _Grammar(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
+
+
+class LlmOptions(_Grammar):
+    """What a chain can set for all its llm steps and each step for itself."""
+
+    model: Models | None = None
+    system: str | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: StopTexts | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class Message(_Grammar):
+    """One turn of the conversation a prompt may be written as."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class LlmCall(LlmOptions):
+    """A model call; its output is the object if there is a schema, else the text."""
+
+    prompt: str | None = None
+    messages: Annotated[Several[Message], Field(min_length=1, max_length=200)] | None = (
+        None
+    )
+    output_schema: dict[str, Json] | None = Field(default=None, alias="schema")
+
+
+class ToolUse(_Grammar):
+    """A call of a `@tool` function; its output is what the function returned."""
+
+    use: ToolName
+    arguments: dict[str, Json] = Field(default_factory=dict)
+
+
+class Defaults(LlmOptions):
+    """Options of every llm step that does not set them itself."""
+
+    timeout: Timeout | None = None
+    attempts: Attempts | None = None
+
+
+class Step(_Grammar):
+    """One named thing to do. Exactly one of `llm`, `tool` and `parallel` is set."""
+
+    name: Name
+    llm: LlmCall | None = None
+    tool: ToolUse | None = None
+    parallel: (
+        Annotated[
+            dict[Name, Annotated[Several[Step], Field(min_length=1)]],
+            Field(min_length=1),
+        ]
+        | None
+    ) = None
+    needs: Several[Name] | None = None
+    timeout: Timeout | None = None
+    attempts: Attempts | None = None
+    fallback: Json = None
+
+    @property
+    def kind(self) -> Kind:
+        """The one kind that is written."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def has_fallback(self) -> bool:
+        """Whether the step may fail; `fallback: null` says so too."""
+        return "fallback" in self.model_fields_set
+
+
+class Chain(_Grammar):
+    """A whole chain: inputs go in, steps run, one output comes out."""
+
+    name: ChainName
+    description: Annotated[str, StringConstraints(max_length=2000)] = ""
+    inputs: dict[InputName, dict[str, Json]] = Field(default_factory=dict)
+    defaults: Defaults = Field(default_factory=Defaults)
+    steps: Annotated[Several[Step], Field(min_length=1)]
+    output: Json = None
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `output` is written; else the last step's output is the chain's."""
+        return "output" in self.model_fields_set
