@@ -12,6 +12,7 @@ from chains.failures import PlanFailed, TemplateFailed, TooLarge
 from chains.findings import Finding, InvalidChain
 from chains.load import (
     canonical,
+    from_canonical,
     library_path,
     load_chain,
     load_library,
@@ -22,7 +23,7 @@ from chains.load import (
     version_of,
 )
 from chains.plan import Plan, ReadyStep, StepFacts, StepResult, plan, steps_of
-from chains.schema import fill_inputs, output_findings, schema_findings
+from chains.schema import check_schema, fill_inputs, schema_findings
 from chains.scope import JobFacts
 from chains.tool_chain import single_tool_chain
 
@@ -44,11 +45,12 @@ __all__ = [
     "TemplateFailed",
     "TooLarge",
     "canonical",
+    "check_schema",
     "fill_inputs",
+    "from_canonical",
     "library_path",
     "load_chain",
     "load_library",
-    "output_findings",
     "parse_json",
     "parse_yaml",
     "plan",

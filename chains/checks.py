@@ -13,7 +13,7 @@ from chains import chain as grammar
 from chains.findings import Finding, pointer
 from chains.json_value import Json
 from chains.names import Names, StepList
-from chains.schema import schema_findings, value_findings
+from chains.schema import check_schema, schema_findings
 from chains.template import TemplateRefused, parse
 
 NOT_YET: Mapping[str, str] = {
@@ -68,10 +68,10 @@ class _Check:
     def _check_inputs(self) -> Iterator[Finding]:
         for name, schema in self._inputs.items():
             at = pointer(["inputs", name])
-            findings = schema_findings(schema, at)
+            findings = check_schema(schema, at)
             yield from findings
             if not findings and "default" in schema:
-                yield from value_findings(schema, schema["default"], f"{at}/default")
+                yield from schema_findings(schema, schema["default"], f"{at}/default")
 
     def _check_list(
         self, steps: list[Json], at: str, outer: Names, nesting: int
@@ -119,7 +119,7 @@ class _Check:
         for word in ("system", "prompt", "messages"):
             yield from _texts(llm.get(word), f"{at}/{word}", names)
         if "schema" in llm:
-            yield from schema_findings(llm["schema"], f"{at}/schema")
+            yield from check_schema(llm["schema"], f"{at}/schema")
 
 
 def _kind_findings(step: dict[str, Json], at: str) -> Iterator[Finding]:

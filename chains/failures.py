@@ -20,7 +20,7 @@ class TemplateFailed(PlanFailed):
     """A path is missing or null, or a filter does not fit the value it names."""
 
 
-class TooLarge(PlanFailed):
+class TooLarge(TemplateFailed):
     """A rendered request is larger than any model reads."""
 
     code = "too_large"

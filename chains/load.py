@@ -82,8 +82,17 @@ def load_library() -> dict[str, Chain]:
 
 
 def canonical(chain: Chain) -> dict[str, Json]:
-    """The chain as JSON, as it was written; `Chain.model_validate` takes it back."""
+    """The chain as JSON, as it was written."""
     return chain.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def from_canonical(definition: Json) -> Chain:
+    """The chain that `canonical` was asked for, from a place that keeps such JSON.
+
+    Nothing is checked again but the shape, and no size is too large: the chain of a
+    tool job holds its arguments.
+    """
+    return Chain.model_validate(definition)
 
 
 def version_of(chain: Chain) -> str:

@@ -21,8 +21,8 @@ from chains.template import render
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The end of one step. A failed one is given only if it has a fallback, and its
-    output is the fallback then; a skipped one has null."""
+    """The end of one step. A failed one is given only if it has a fallback, which
+    stands for its output, whatever `output` says; a skipped one has null."""
 
     state: Literal["succeeded", "failed", "skipped"]
     output: Json = None
@@ -35,7 +35,8 @@ class StepFacts:
     """What is known of a working step from the chain alone.
 
     `models` are as written, aliases included; `timeout_s` is of one attempt; what is
-    None the settings decide.
+    None the settings decide. `fallback` is as written and means something only with
+    `has_fallback`.
     """
 
     path: str
@@ -46,18 +47,18 @@ class StepFacts:
     attempts: int | None = None
     schema: Mapping[str, Json] | None = None
     has_fallback: bool = False
+    fallback: Json = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyStep(StepFacts):
     """A step to be done now, with everything filled in.
 
-    `request` of an llm step: `messages` and, where set, `system`, `max_tokens` and
-    `parameters`; of a tool step: `tool` and `arguments`.
+    `request` of an llm step: `messages` and, where set, `system`, `max_tokens`,
+    `temperature`, `top_p`, `stop`, `seed`; of a tool step: `tool` and `arguments`.
     """
 
     request: Request
-    fallback: Json = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class _Walk:
     def work(self, step: Step, path: str, scope: Scope) -> Ended | None:
         """An llm or tool step: ended, begun, or ready now."""
         if result := self.results.get(path):
-            return _ended(step, result)
+            return _ended(step, result, path, scope)
         if path not in self.started:
             self.ready.append(_ready(self.chain, step, path, scope))
         return None
@@ -165,20 +166,19 @@ _VISITS: Mapping[Kind, Callable[[_Walk, Step, str, Scope], Ended | None]] = {
 }
 
 
-def _ended(step: Step, result: StepResult) -> Ended:
-    text = result.text
-    if text is None and step.llm and isinstance(result.output, str):
-        text = result.output  # a fallback speaks for the model, `.text` too
-    return Ended(result.output, text, result.model)
+def _ended(step: Step, result: StepResult, path: str, scope: Scope) -> Ended:
+    if result.state != "failed":
+        return Ended(result.output, result.text, result.model)
+    fallback = render(step.fallback, scope.lookup, path)
+    spoken = fallback if step.llm and isinstance(fallback, str) else None
+    return Ended(fallback, spoken)
 
 
 def _ready(chain: Chain, step: Step, path: str, scope: Scope) -> ReadyStep:
     facts = _facts(chain, step, path)
-    return ReadyStep(
-        **{name: getattr(facts, name) for name in StepFacts.__slots__},
-        request=request_of(chain, step, path, scope.lookup),
-        fallback=render(step.fallback, scope.lookup, path),
-    )
+    known = {name: getattr(facts, name) for name in StepFacts.__slots__}
+    known["fallback"] = render(step.fallback, scope.lookup, path)
+    return ReadyStep(**known, request=request_of(chain, step, path, scope.lookup))
 
 
 def _facts(chain: Chain, step: Step, path: str) -> StepFacts:
@@ -190,6 +190,7 @@ def _facts(chain: Chain, step: Step, path: str) -> StepFacts:
             timeout_s=_seconds(step.timeout),
             attempts=step.attempts,
             has_fallback=step.has_fallback,
+            fallback=step.fallback,
         )
     return StepFacts(
         path=path,
@@ -199,6 +200,7 @@ def _facts(chain: Chain, step: Step, path: str) -> StepFacts:
         attempts=step.attempts or chain.defaults.attempts,
         schema=step.llm.output_schema if step.llm else None,
         has_fallback=step.has_fallback,
+        fallback=step.fallback,
     )
 
 

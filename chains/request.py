@@ -9,7 +9,6 @@ from chains.json_value import Json
 from chains.template import Lookup, Renderer
 
 Request: TypeAlias = dict[str, Json]
-_PARAMETERS = ("temperature", "top_p", "stop", "seed")
 
 
 def options_of(chain: Chain, step: Step) -> dict[str, Any]:
@@ -48,12 +47,9 @@ def _llm_request(options: dict[str, Any], llm: LlmCall, renderer: Renderer) -> R
             if turn.role != "system"
         ],
         "max_tokens": options.get("max_tokens"),
-        "parameters": {
-            name: _json(options[name]) for name in _PARAMETERS if name in options
-        },
+        "temperature": options.get("temperature"),
+        "top_p": options.get("top_p"),
+        "stop": list(options.get("stop", ())) or None,
+        "seed": options.get("seed"),
     }
-    return {name: value for name, value in request.items() if value not in (None, {})}
-
-
-def _json(value: Any) -> Json:
-    return list(value) if isinstance(value, tuple) else value
+    return {name: value for name, value in request.items() if value is not None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,7 @@ _NAMES = {"object": "an object", "array": "a list", "string": "a text",
           "boolean": "true or false", "null": "null"}  # fmt: skip
 
 
-def schema_findings(schema: Json, at: str = "") -> list[Finding]:
+def check_schema(schema: Json, at: str = "") -> list[Finding]:
     """Why a schema cannot be used; `at` is the pointer of where it is written."""
     if not isinstance(schema, dict):
         return [Finding(at, "invalid_schema", "a schema is an object")]
@@ -53,41 +54,38 @@ def fill_inputs(
     """
     filled = {name: s["default"] for name, s in chain.inputs.items() if "default" in s}
     filled.update(given)
-    findings = json_findings(dict(given), _MAX_INSTANCE_DEPTH)
-    if not findings:
-        for name in filled:
-            findings.extend(_input_findings(chain, name, filled[name]))
-        for name in chain.inputs.keys() - filled.keys():
-            detail = "required: it has no default"
-            findings.append(Finding(pointer([name]), "invalid_input", detail))
-    findings.sort(key=lambda finding: finding.pointer)
-    return filled, [_below_inputs(finding) for finding in findings]
+    findings: list[Finding] = []
+    for name, value in filled.items():
+        findings.extend(_input_findings(chain, name, value))
+    for name in chain.inputs.keys() - filled.keys():
+        detail = "required: it has no default"
+        findings.append(Finding(_input(name), "invalid_input", detail))
+    return filled, sorted(findings, key=lambda finding: finding.pointer)
 
 
-def output_findings(schema: Mapping[str, Json], output: Json) -> list[Finding]:
-    """Where a step's output does not fit its `schema`; pointers are into the output."""
-    return json_findings(output, _MAX_INSTANCE_DEPTH) or value_findings(schema, output)
-
-
-def value_findings(
+def schema_findings(
     schema: Mapping[str, Json], value: Json, at: str = ""
 ) -> list[Finding]:
-    """Where a value does not fit a schema; both must have been found sound before."""
+    """Where a value, such as a step's output, does not fit a sound schema.
+
+    Pointers are into the value, behind `at`.
+    """
+    unstorable = json_findings(value, _MAX_INSTANCE_DEPTH)
+    if unstorable:
+        return [replace(finding, pointer=at + finding.pointer) for finding in unstorable]
     errors = _validator(_key(schema)).iter_errors(value)
     return [finding for error in errors for finding in _finding(error, at)]
 
 
 def _input_findings(chain: Chain, name: str, value: Json) -> list[Finding]:
-    at = pointer([name])
     if name in chain.inputs:
-        return value_findings(chain.inputs[name], value, at)
+        return schema_findings(chain.inputs[name], value, _input(name))
     known = f"the chain has no such input{did_you_mean(name, chain.inputs)}"
-    return [Finding(at, "unknown_field", known)]
+    return [Finding(_input(name), "unknown_field", known)]
 
 
-def _below_inputs(finding: Finding) -> Finding:
-    at = f"/inputs{finding.pointer}"
-    return Finding(at, finding.code, finding.detail, finding.limit)
+def _input(name: str) -> str:
+    return pointer(["inputs", name])
 
 
 def _finding(error: js.ValidationError, at: str) -> Iterator[Finding]:
