@@ -111,6 +111,15 @@ def call(provider: HttpProvider, side: Side) -> Call:
     return calling
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait at most 2 s for something that happens elsewhere."""
+    for _ in range(400):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise TimeoutError
+
+
 @asynccontextmanager
 async def answering(
     pieces: Sequence[bytes],

@@ -12,7 +12,7 @@ import pytest
 from llmgine_workers.llm import CallFailed, Message
 from llmgine_workers.providers import wire
 from llmgine_workers.simulator import Simulator
-from tests.providers.conftest import JOB, Call, Pieces, Side
+from tests.providers.conftest import JOB, Call, Pieces, Side, until
 
 SCHEMA = {
     "type": "object",
@@ -201,15 +201,12 @@ async def test_a_silent_stream_is_given_up_but_a_slow_plain_answer_is_not(
 async def test_cancelling_closes_the_call(call: Call, simulator: Simulator) -> None:
     before = len(simulator.calls)
     task = asyncio.ensure_future(call("[[sim:latency=30s]] Hi", on_delta=Pieces()))
-    while len(simulator.calls) == before:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(simulator.calls) > before)
     seen = simulator.calls[-1]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(2):
-        while seen.ended is None:
-            await asyncio.sleep(0.005)
+    await until(lambda: seen.ended is not None)
     assert seen.ended == "cut"
 
 
