@@ -6,7 +6,7 @@ import os
 import re
 import time
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid5
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)")
@@ -43,6 +43,11 @@ def uuid7(at: float | None = None) -> UUID:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def task_id(job: UUID, path: str, replays: int) -> UUID:
+    """The Celery task's id: one over all waits and retries, a new one per replay."""
+    return uuid5(job, f"{path}:{replays}")
 
 
 def moment_of(uuid: UUID) -> datetime:

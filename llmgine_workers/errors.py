@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
@@ -82,6 +83,20 @@ class LlmgineError(Exception):
         super().__init__(message)
         if code:
             self.code = code
+
+
+class Refusal(LlmgineError):
+    """A request that cannot be accepted: a code of the interface, and all findings.
+
+    A finding is `{"pointer", "code", "detail"}`, with `limit` or `suggestion` if it
+    has one.
+    """
+
+    def __init__(
+        self, code: str, detail: str, findings: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        super().__init__(detail, code)
+        self.findings = tuple(findings)
 
 
 class ConfigurationError(LlmgineError):

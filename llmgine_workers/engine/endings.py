@@ -1,0 +1,130 @@
+"""The ends of a visit that has been let through: each writes once and has a name."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from llmgine_workers import clock
+from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.outcome import Dead, Done, Outcome, Retry, Skip
+from llmgine_workers.engine.visit import Answer, Refused, Visit
+from llmgine_workers.errors import Failure, StepFailed
+from llmgine_workers.events import facts
+from llmgine_workers.ledger import steps, sweep
+from llmgine_workers.ledger.connection import while_away
+from llmgine_workers.ledger.records import Claim, Finish, Released, StepKey
+from llmgine_workers.resilience import retry
+
+if TYPE_CHECKING:
+    from llmgine_workers.worker_runtime import WorkerRuntime
+
+
+async def succeeded(visit: Visit, answer: Answer) -> Outcome:
+    """Row 7."""
+    stored = {"output": answer.output, "text": answer.text, "model": answer.model}
+    try:
+        output = as_json(stored)
+    except StepFailed as too_large:
+        return await failed(visit, too_large)
+    return await _finish(visit, "succeeded", output, answer.finish_reason)
+
+
+async def failed(visit: Visit, error: StepFailed) -> Outcome:
+    """Rows 8 and 10: again later, or dead."""
+    step, claim = visit.step, visit.claim
+    if claim is None:
+        return await _never_called(visit, error.failure)
+    decision = retry.decide(
+        error.failure,
+        tries=step.tries + visit.calls,
+        max_attempts=step.max_attempts,
+        retry_after_s=error.retry_after_s,
+        seconds_left=visit.seconds_left,
+    )
+    if isinstance(decision, retry.GiveUp):
+        visit.failure = error.failure.at(
+            step.key.path, claim.n, exhausted=decision.exhausted
+        )
+        return await _finish(visit, "failed", None, None)
+    visit.failure = error.failure.at(step.key.path, claim.n, exhausted=False)
+    if isinstance(decision, retry.WaitFor):
+        return await _later(
+            visit, claim, decision, decision.reason, spent=visit.calls - 1
+        )
+    return await _later(visit, claim, decision, "retry", spent=visit.calls)
+
+
+async def refused_again(visit: Visit, refused: Refused) -> Outcome:
+    """A retry in place was refused by a gate: the ledger takes over."""
+    assert visit.claim is not None  # noqa: S101 - only called with a claim
+    pause = retry.WaitFor(refused.delay_s, refused.reason)
+    return await _later(visit, visit.claim, pause, refused.reason, spent=visit.calls)
+
+
+async def stopped(visit: Visit, why: str | None) -> Outcome:
+    """The call was cancelled: its job is ending, or this process is."""
+    claim = visit.claim
+    if claim is None:
+        return Skip(why or "stopped")
+    if why == "job ending":
+        return await _finish(visit, "cancelled", None, None)
+    if why == "grace is over":
+        await while_away(lambda: steps.give_back(visit.rt.ledger, [claim], "ambiguous"))
+    return Skip(why or "stopped")
+
+
+async def hand_back(rt: WorkerRuntime, key: StepKey) -> Outcome:
+    """Row 11: an unclaimed hint of a process that is leaving."""
+    await while_away(lambda: steps.unrelease(rt.ledger, [Released(key, rt.pool, "", 0)]))
+    return Skip("this worker is leaving")
+
+
+async def _later(
+    visit: Visit,
+    claim: Claim,
+    again: retry.RetryLater | retry.WaitFor,
+    reason: str,
+    *,
+    spent: int,
+) -> Outcome:
+    failure, delay_s = visit.failure, again.delay_s
+    detail = f"{failure.code}: {failure.message}" if failure else reason
+    finish = Finish(claim, "failed", visit.billed, failure=failure)
+    await while_away(
+        lambda: steps.retry_later(
+            visit.rt.ledger, finish, delay_s, reason, detail, spent=spent
+        )
+    )
+    until = clock.now() + timedelta(seconds=delay_s)
+    waiting = {"reason": reason, "detail": detail, "until": until}
+    await visit.rt.events.emit(
+        facts.StepRestarted(claim.key.job, claim.key.path, claim.n, reason),
+        facts.StepWaiting(claim.key.job, claim.key.path, waiting),
+    )
+    return Retry(detail, until)
+
+
+async def _finish(
+    visit: Visit, state: str, output: str | None, finish_reason: str | None
+) -> Outcome:
+    assert visit.claim is not None  # noqa: S101 - nothing unclaimed is finished
+    finish = Finish(
+        visit.claim, state, visit.billed, output, finish_reason, visit.failure
+    )
+    if not await visit.rt.finisher.finish(finish):
+        return Skip("stale: the step has another owner")
+    if state == "failed" and visit.failure:
+        return Dead(visit.failure.code, visit.failure.message)
+    return Done()
+
+
+async def _never_called(visit: Visit, failure: Failure) -> Outcome:
+    """A step that may not even start (its budget is used up) ends its job."""
+    dead = failure.at(visit.step.key.path, 0, exhausted=False)
+    taken = await while_away(
+        lambda: sweep.end_job(visit.rt.ledger, visit.step.key.job, "failed", dead)
+    )
+    if taken:
+        await visit.rt.job_ended(taken)
+    return Dead(dead.code, dead.message)

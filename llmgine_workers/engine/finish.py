@@ -1,0 +1,227 @@
+"""Finish: commit an answer, decide once what is next, and only then tell anybody.
+
+At most one such transaction runs per job in a process; it takes every finish of the
+job that has arrived meanwhile, so a wide job does not queue behind its own row lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from chains import (
+    Chain,
+    ExpressionFailed,
+    JobFacts,
+    Plan,
+    StepResult,
+    TemplateFailed,
+    plan,
+    steps_of,
+)
+from llmgine_workers.engine import tell
+from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.planning import new_step
+from llmgine_workers.errors import Failure, Refusal, StepFailed
+from llmgine_workers.ledger import jobs, steps
+from llmgine_workers.ledger.connection import Connection, while_away
+from llmgine_workers.ledger.records import Billed, Finish, LockedJob, NewStep
+
+if TYPE_CHECKING:
+    from llmgine_workers.runtime import Runtime
+
+
+@dataclass
+class Consequence:
+    """What one finish transaction did; told to the world after its commit."""
+
+    job: LockedJob | None = None
+    settled: list[tuple[Finish, str]] = field(default_factory=list)
+    repeated: list[Finish] = field(default_factory=list)
+    queued: tuple[NewStep, ...] = ()
+    released: list[bool] = field(default_factory=list)
+    end: str | None = None
+    failure: Failure | None = None
+    letter: UUID | None = None
+
+
+class Finisher:
+    """The finishes of one process, gathered by job."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+        self._waiting: dict[UUID, list[tuple[Finish, asyncio.Future[bool]]]] = {}
+
+    async def finish(self, finish: Finish) -> bool:
+        """Commit it; False if the fence was stale: the step is somebody else's now."""
+        job = finish.claim.key.job
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if job in self._waiting:
+            self._waiting[job].append((finish, done))
+        else:
+            self._waiting[job] = [(finish, done)]
+            self._rt.spawn(self._work_through(job))
+        return await asyncio.shield(done)
+
+    async def _work_through(self, job: UUID) -> None:
+        while batch := self._waiting[job]:
+            self._waiting[job] = []
+            try:
+                settled = await self._commit(job, [finish for finish, _ in batch])
+            except BaseException as error:
+                self._fail(self._waiting.pop(job) + batch, error)
+                raise
+            for finish, done in batch:
+                done.set_result(finish in settled)
+        del self._waiting[job]
+
+    async def _commit(self, job: UUID, batch: Sequence[Finish]) -> list[Finish]:
+        try:
+            told = await while_away(lambda: _transaction(self._rt, job, batch))
+        except asyncpg.PostgresError as error:
+            batch = [_unstorable(finish, error) for finish in batch]
+            told = await while_away(lambda: _transaction(self._rt, job, batch))
+        await tell.after_commit(self._rt, told)
+        return [finish for finish, _ in told.settled] + told.repeated
+
+    @staticmethod
+    def _fail(
+        batch: Sequence[tuple[Finish, asyncio.Future[bool]]], error: BaseException
+    ) -> None:
+        for _, done in batch:
+            if not done.done():
+                done.set_exception(error)
+
+
+async def _transaction(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Consequence:
+    async with rt.ledger.transaction() as connection:
+        job = await jobs.lock(connection, job_id)
+        told = Consequence(job)
+        for finish in batch:
+            await _settle(connection, job, finish, told)
+        if job and told.settled:
+            await _what_is_next(rt, connection, job, told)
+        return told
+
+
+async def _settle(
+    connection: Connection, job: LockedJob | None, finish: Finish, told: Consequence
+) -> None:
+    """Was it committed before, with the answer lost, then it is ours all the same."""
+    state = "cancelled" if job and job.ending else finish.state
+    if job and await steps.settle(connection, finish, state):
+        told.settled.append((finish, state))
+    elif await steps.was_settled(connection, finish.claim):
+        told.repeated.append(finish)
+
+
+async def _what_is_next(
+    rt: Runtime, connection: Connection, job: LockedJob, told: Consequence
+) -> None:
+    if job.ending:
+        failure = await jobs.ending_failure(connection, job.id)
+        await _end(connection, job, job.ending, failure, told)
+        return
+    chain = await rt.chains.of(job.chain_version)
+    assert chain is not None  # noqa: S101 - a job's version is stored before the job
+    fatal = _fatal(chain, told)
+    if fatal:
+        await _decide(connection, job, fatal, told)
+        return
+    await go_on(rt, connection, job, chain, told)
+
+
+async def go_on(
+    rt: Runtime, connection: Connection, job: LockedJob, chain: Chain, told: Consequence
+) -> None:
+    """Plan and write what the plan says; an error in it fails the job, not the result."""
+    try:
+        next_up = await _plan(connection, job, chain)
+        fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
+        output = as_json(next_up.output) if next_up.finished else ""
+    except (TemplateFailed, ExpressionFailed, StepFailed, Refusal) as error:
+        await _decide(connection, job, _planning_failure(error), told)
+        return
+    owner = (job.id, job.tenant, job.priority)
+    told.queued = fresh
+    told.released = rt.pools.release_now(step.pool for step in fresh)
+    await jobs.insert_steps(connection, owner, fresh, told.released)
+    await jobs.insert_skipped(connection, owner, next_up.skipped)
+    if next_up.finished:
+        await jobs.succeed(connection, job, output)
+        told.end = "succeeded"
+
+
+async def _plan(connection: Connection, job: LockedJob, chain: Chain) -> Plan:
+    stored = await steps.results(connection, job.id)
+    known = await steps.paths(connection, job.id)
+    inputs = orjson.loads(await steps.inputs(connection, job.id))
+    fallbacks = {step.path: step for step in steps_of(chain)}
+    finished = {
+        path: _result(state, body, fallbacks[path].fallback)
+        for path, (state, body) in stored.items()
+    }
+    about = JobFacts(str(job.id), dict(job.metadata))
+    return plan(chain, inputs, finished, about, frozenset(known))
+
+
+def _result(state: str, body: str | None, fallback: Any) -> StepResult:
+    if state == "failed":
+        return StepResult("failed", fallback, None, None)
+    stored: Mapping[str, Any] = orjson.loads(body) if body else {}
+    return StepResult(
+        state, stored.get("output"), stored.get("text"), stored.get("model")
+    )
+
+
+def _fatal(chain: Chain, told: Consequence) -> Failure | None:
+    fallbacks = {step.path for step in steps_of(chain) if step.has_fallback}
+    for finish, state in told.settled:
+        if state == "failed" and finish.claim.key.path not in fallbacks:
+            return finish.failure
+    return None
+
+
+async def _decide(
+    connection: Connection, job: LockedJob, failure: Failure, told: Consequence
+) -> None:
+    told.failure = failure
+    told.letter = await jobs.decide_end(connection, job, "failed", failure)
+    told.end = await jobs.ended(connection, job.id)
+
+
+async def _end(
+    connection: Connection,
+    job: LockedJob,
+    end: str,
+    failure: Failure | None,
+    told: Consequence,
+) -> None:
+    told.failure = failure
+    told.letter = await jobs.end_if_settled(connection, job, end, failure)
+    told.end = await jobs.ended(connection, job.id)
+
+
+def _planning_failure(error: Exception) -> Failure:
+    if isinstance(error, StepFailed):
+        return error.failure
+    code = getattr(error, "code", "template_failed")
+    if isinstance(error, Refusal):
+        code = "provider_rejected"
+    return Failure(code, str(error), step=getattr(error, "step", None))
+
+
+def _unstorable(finish: Finish, error: asyncpg.PostgresError) -> Finish:
+    failure = Failure(
+        "too_large",
+        f"the result could not be stored ({type(error).__name__})",
+        step=finish.claim.key.path,
+    )
+    billed = Billed(finish.billed.usage, finish.billed.cost, finish.billed.price_version)
+    return Finish(finish.claim, "failed", billed, failure=failure)

@@ -1,0 +1,127 @@
+"""The gates around one call. Each lets a visit through, or ends it with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from llmgine_workers.engine import billing
+from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
+from llmgine_workers.errors import Failure, StepFailed
+from llmgine_workers.events import facts
+from llmgine_workers.ledger import steps
+from llmgine_workers.ledger.connection import while_away
+from llmgine_workers.ledger.records import Claim
+from llmgine_workers.resilience import retry
+from llmgine_workers.resilience.admission import Admitted
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+Next: TypeAlias = Callable[[Visit], Awaitable[Answer]]
+
+BUDGET_WAIT_S = 1.0
+"""A sibling's call may give some of its reservation back; look again this soon."""
+
+
+async def retry_in_place(visit: Visit, call: Next) -> Answer:
+    """Try again at once what failed before its first byte; each try is an attempt."""
+    return await retry.in_place(
+        lambda: call(visit),
+        attempts_left=visit.step.max_attempts - visit.step.tries,
+        seconds_left=lambda: visit.call_seconds_left,
+    )
+
+
+async def admission(visit: Visit, call: Next) -> Answer:
+    """One verdict of breaker, pause and limits; what was reserved is settled after."""
+    rt, model = visit.rt, visit.step.model or ""
+    verdict = await rt.admission.ask(rt.pool, model)
+    if not isinstance(verdict, Admitted):
+        raise Refused(verdict.reason, verdict.detail, verdict.retry_after_s)
+    try:
+        answer = await call(visit)
+    except (NotOurs, Refused):
+        await rt.admission.refund(verdict)
+        raise
+    except StepFailed as failed:
+        await rt.admission.settle(verdict, failed.failure.code)
+        if failed.failure.code == "provider_rate_limited":
+            await rt.admission.pause(rt.pool, failed.retry_after_s)
+        raise
+    except asyncio.CancelledError:
+        await asyncio.shield(rt.admission.settle(verdict, "cancelled"))
+        raise
+    await rt.admission.settle(verdict, None)
+    return answer
+
+
+async def attempt(visit: Visit, call: Next) -> Answer:
+    """Claim the step, or open a further attempt under the claim it has (row 6)."""
+    claim = await _opened(visit, billing.upper_bound(visit))
+    if claim is None:
+        raise NotOurs("claimed by another, moved or ending")
+    visit.opened(claim)
+    await visit.rt.events.emit(
+        facts.StepStarted(
+            claim.key.job, claim.key.path, attempt=claim.n, model=visit.step.model
+        )
+    )
+    return await call(visit)
+
+
+async def meter(visit: Visit, call: Next) -> Answer:
+    """Write down what the call used, however it ends."""
+    visit.start_call()
+    try:
+        return await call(visit)
+    except StepFailed as failed:
+        visit.billed = billing.of_failure(visit, failed)
+        raise
+    except asyncio.CancelledError:
+        visit.billed = billing.of_cut_call(visit)
+        raise
+
+
+async def _opened(visit: Visit, reserved: int | None) -> Claim | None:
+    rt, step = visit.rt, visit.step
+    simulated = rt.models.is_simulated(step.model)
+    held, fresh = visit.claim, steps.new_claim_id()
+    if held:
+        await _close_failed(visit, held)
+        return await while_away(
+            lambda: steps.next_attempt(
+                rt.ledger, held, fresh, step.run, simulated=simulated, reserved=reserved
+            )
+        )
+    return await _claimed(visit, fresh, simulated=simulated, reserved=reserved)
+
+
+async def _claimed(
+    visit: Visit, fresh: UUID, *, simulated: bool, reserved: int | None
+) -> Claim | None:
+    rt, step = visit.rt, visit.step
+    try:
+        return await while_away(
+            lambda: steps.claim(
+                rt.ledger, step, rt.worker, fresh, simulated=simulated, reserved=reserved
+            )
+        )
+    except steps.NoRoom as no_room:
+        if no_room.calling:
+            raise Refused("budget", str(no_room), BUDGET_WAIT_S) from None
+        raise StepFailed(
+            Failure(
+                "budget_exhausted",
+                "max_cost_usd has no room for this call's upper bound",
+            )
+        ) from None
+
+
+async def _close_failed(visit: Visit, held: Claim) -> None:
+    await while_away(
+        lambda: steps.close_attempt(
+            visit.rt.ledger, held, "failed", visit.billed, visit.failure
+        )
+    )

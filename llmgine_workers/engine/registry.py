@@ -1,0 +1,73 @@
+"""Chains as the engine runs them: parsed once per version and kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from chains import Chain, canonical, load_chain, version_of
+from llmgine_workers.ledger import registry
+from llmgine_workers.ledger.connection import Ledger
+
+KEPT = 512
+"""Parsed chains in memory."""
+
+
+class Chains:
+    """The registry, with the versions this process has met in memory."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._known: OrderedDict[str, Chain] = OrderedDict()
+
+    async def named(self, reference: str) -> tuple[Chain, str] | None:
+        """The chain and version behind `name` or `name@sha256:...`."""
+        name, at, version = reference.partition("@")
+        if not at:
+            version = await registry.head(self._ledger, name) or ""
+        chain = await self.of(version) if version else None
+        return (chain, version) if chain and chain.name == name else None
+
+    async def of(self, version: str) -> Chain | None:
+        """The chain of a version."""
+        if version not in self._known:
+            body = await registry.body(self._ledger, version)
+            if body is None:
+                return None
+            self._remember(version, load_chain(orjson.loads(body)))
+        return self._known[version]
+
+    async def store(self, chain: Chain) -> str:
+        """Keep a chain that came with a job; answers its version."""
+        version = version_of(chain)
+        if version not in self._known:
+            await registry.store(self._ledger, chain.name, version, _body(chain))
+            self._remember(version, chain)
+        return version
+
+    async def push(self, chain: Chain) -> str:
+        """Make a chain what its name means; answers its version."""
+        version = version_of(chain)
+        await registry.push(self._ledger, chain.name, version, _body(chain))
+        self._remember(version, chain)
+        return version
+
+    async def push_folder(self, folder: Path) -> list[str]:
+        """Push every `.yaml` of a folder; InvalidChain says where one is wrong."""
+        found = [load_chain(path) for path in sorted(folder.glob("*.yaml"))]
+        for chain in found:
+            await self.push(chain)
+        return [chain.name for chain in found]
+
+    def _remember(self, version: str, chain: Chain) -> None:
+        self._known[version] = chain
+        if len(self._known) > KEPT:
+            self._known.popitem(last=False)
+
+
+def _body(chain: Chain) -> str:
+    definition: dict[str, Any] = canonical(chain)
+    return orjson.dumps(definition).decode()

@@ -1,0 +1,79 @@
+"""After a commit: hints to the broker, facts to the handlers. Never before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import orjson
+
+from llmgine_workers.events import facts
+from llmgine_workers.ledger import views
+from llmgine_workers.ledger.records import Finish, Released, StepKey
+
+if TYPE_CHECKING:
+    from llmgine_workers.engine.finish import Consequence
+    from llmgine_workers.runtime import Runtime
+
+
+async def after_commit(rt: Runtime, told: Consequence) -> None:
+    """Publish the released steps; then step and job facts in the order they happened."""
+    if told.job is None:
+        return
+    rt.hints.offer(
+        [
+            Released(
+                StepKey(told.job.id, step.path),
+                step.pool,
+                told.job.chain_name,
+                told.job.run,
+            )
+            for step, now in zip(told.queued, told.released, strict=True)
+            if now
+        ]
+    )
+    await rt.events.emit(
+        *(_finished(finish, state) for finish, state in told.settled),
+        *(
+            facts.StepQueued(told.job.id, step.path, step.kind, step.pool)
+            for step in told.queued
+        ),
+    )
+    if told.end:
+        await job_ended(rt, told.job.id, told.letter)
+
+
+async def job_ended(rt: Runtime, job: UUID, letter: UUID | None) -> None:
+    """The last fact of a job's run, as the ledger has it."""
+    shown = await views.outcome(rt.ledger, job)
+    if shown is None:
+        return
+    await rt.events.emit(
+        facts.JobFinished(
+            job,
+            state=shown["state"],
+            output=shown["output"],
+            error=shown["error"],
+            usage=shown["usage"],
+            cost_usd=shown["cost_usd"],
+            dead_letter=str(letter) if letter else None,
+        )
+    )
+    if letter:
+        await rt.events.emit(facts.LetterRecorded(job, str(letter)))
+
+
+def _finished(finish: Finish, state: str) -> facts.StepFinished:
+    stored = orjson.loads(finish.output) if finish.output else {}
+    billed = finish.billed
+    return facts.StepFinished(
+        finish.claim.key.job,
+        step=finish.claim.key.path,
+        state=state,
+        output=stored.get("output"),
+        text=stored.get("text"),
+        model=stored.get("model"),
+        usage=billed.usage,
+        cost_usd=None if billed.cost is None else billed.cost / 1_000_000,
+        error=finish.failure.as_dict() if finish.failure else None,
+    )

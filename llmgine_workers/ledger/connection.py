@@ -1,0 +1,127 @@
+"""A pool of asyncpg connections, and one exception for a ledger that is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+import orjson
+
+from llmgine_workers.errors import DependencyDown
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+Result = TypeVar("Result")
+
+STATEMENT_TIMEOUT_S = 15.0
+"""No statement of ours is meant to take longer; a stalled server is then "away"."""
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InternalClientError,
+    asyncpg.TransactionRollbackError,
+)
+
+
+class LedgerDown(DependencyDown):
+    """PostgreSQL did not answer; whether the last commit took is unknown."""
+
+    code = "ledger_unavailable"
+
+
+class Ledger:
+    """The connections of one process. `schema` holds everything of ours."""
+
+    def __init__(self, url: str, schema: str, *, connections: int = 10) -> None:
+        self.url = url
+        self.schema = schema
+        self._connections = connections
+        self._pool: Pool | None = None
+        self._opening = asyncio.Lock()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection, or LedgerDown: also for what fails while it is used."""
+        try:
+            pool = await self._opened()
+            async with pool.acquire(timeout=STATEMENT_TIMEOUT_S) as connection:
+                yield connection
+        except _AWAY as error:
+            raise LedgerDown(f"the ledger does not answer: {_name(error)}") from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one transaction."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def close(self) -> None:
+        """Close all connections, waiting at most a few seconds for busy ones."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), 5)
+        except (TimeoutError, *_AWAY):
+            pool.terminate()
+
+    async def _opened(self) -> Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(
+                    self.url,
+                    min_size=0,
+                    max_size=self._connections,
+                    timeout=5,
+                    command_timeout=STATEMENT_TIMEOUT_S,
+                    server_settings=session_settings(self.schema),
+                    init=speak_json,
+                )
+            return self._pool
+
+
+def session_settings(schema: str) -> dict[str, str]:
+    """What every connection of ours sets: only our schema, no idle transactions."""
+    return {
+        "search_path": schema,
+        "application_name": "llmgine",
+        "idle_in_transaction_session_timeout": "5000",
+        "jit": "off",
+    }
+
+
+async def speak_json(connection: Connection) -> None:
+    """jsonb columns as Python values."""
+    await connection.set_type_codec(
+        "jsonb",
+        encoder=lambda value: orjson.dumps(value).decode(),
+        decoder=orjson.loads,
+        schema="pg_catalog",
+    )
+
+
+async def while_away(action: Callable[[], Awaitable[Result]]) -> Result:
+    """Repeat an idempotent action until the ledger answers: 0.1 s to 2 s apart."""
+    pause = 0.1
+    while True:
+        try:
+            return await action()
+        except LedgerDown:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+
+def _name(error: BaseException) -> str:
+    return type(error).__name__

@@ -1,0 +1,52 @@
+"""The chain registry: immutable versions by hash, and a head per name."""
+
+from __future__ import annotations
+
+from llmgine_workers.ledger.connection import Ledger
+
+
+async def store(ledger: Ledger, name: str, version: str, body: str) -> None:
+    """Keep a version (JSON); storing it again changes nothing."""
+    async with ledger.connection() as connection:
+        await connection.execute(
+            "insert into chains (name, version, body) values ($1, $2, $3) "
+            "on conflict do nothing",
+            name, version, body,
+        )  # fmt: skip
+
+
+async def push(ledger: Ledger, name: str, version: str, body: str) -> None:
+    """Store a version and make it what the name means from now on."""
+    await store(ledger, name, version, body)
+    async with ledger.connection() as connection:
+        await connection.execute(
+            "insert into chain_heads (name, version) values ($1, $2) "
+            "on conflict (name) do update set version = $2, pushed_at = now() "
+            "where chain_heads.version <> $2",
+            name, version,
+        )  # fmt: skip
+
+
+async def head(ledger: Ledger, name: str) -> str | None:
+    """The version that a name means now."""
+    async with ledger.connection() as connection:
+        found = await connection.fetchval(
+            "select version from chain_heads where name = $1", name
+        )
+    return str(found) if found else None
+
+
+async def body(ledger: Ledger, version: str) -> str | None:
+    """A version's definition as JSON."""
+    async with ledger.connection() as connection:
+        found = await connection.fetchval(
+            "select body from chains where version = $1", version
+        )
+    return str(found) if found else None
+
+
+async def names(ledger: Ledger) -> list[str]:
+    """Every name in the registry."""
+    async with ledger.connection() as connection:
+        rows = await connection.fetch("select name from chain_heads order by name")
+    return [row["name"] for row in rows]

@@ -1,0 +1,332 @@
+"""Jobs and steps as people see them: the public shapes, straight from the tables.
+
+`queued`, `running` and `waiting` of a job are derived from its steps, usage and cost
+from its attempts; nothing is counted twice because nothing is kept twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from llmgine_workers.clock import rfc3339
+from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.ledger.records import CLASSES
+
+JOB_STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
+STEP_STATES = (
+    "queued", "running", "waiting", "succeeded", "failed", "skipped", "cancelled",
+)  # fmt: skip
+PAGE_BYTES = 8 * 1024**2
+"""Inputs and outputs on one page of jobs; the page ends early rather than exceed it."""
+
+_TOKENS = (
+    "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
+)  # fmt: skip
+_DAY_OF_IDS = 86_400_000 << 80
+"""How far UUIDv7s of two moments a day apart are from each other."""
+
+_SPENT = """
+    select count(model) as model_calls, {sums},
+           coalesce(sum(cost), 0)::bigint as cost,
+           coalesce(bool_or(cost is null and state in ('succeeded', 'failed', 'cancelled')),
+                    false) as unpriced,
+           coalesce(sum(reserved) filter (where state = 'ambiguous'), 0)::bigint as doubt,
+           coalesce(bool_or(reserved is null and state = 'ambiguous' and model is not null),
+                    false) as doubt_unpriced,
+           coalesce(bool_or(simulated), false) as made_up
+    from attempts
+""".format(sums=", ".join(f"coalesce(sum({t}), 0)::bigint as {t}" for t in _TOKENS))
+
+_PROGRESS = """
+    select min(started_at) as started_at, {counts},
+           count(*) filter (where state in ('queued', 'running', 'waiting')) as unfinished
+    from steps
+""".format(
+    counts=", ".join(f"count(*) filter (where state = '{s}') as {s}" for s in STEP_STATES)
+)
+
+_SHOWN_STATE = """
+    case when j.state <> 'active' then j.state
+         when p.unfinished > 0 and p.waiting = p.unfinished then 'waiting'
+         when j.run = 0 and p.started_at is null then 'queued'
+         else 'running' end
+"""
+
+_JOB = f"""
+select j.*, p.*, s.*, w.*, {_SHOWN_STATE} as shown, i.body as inputs, o.body as output,
+       (select id from letters where job_id = {{job}} and state = 'open'
+        and j.state = 'failed' {{letters_since}} limit 1) as dead_letter
+from {{jobs}} j
+cross join lateral ({_PROGRESS} where job_id = {{job}}) p
+cross join lateral ({_SPENT} where job_id = {{job}}) s
+left join lateral (select reason, detail, waiting_since, wake_at from steps
+                   where job_id = {{job}} and state = 'waiting'
+                   order by wake_at limit 1) w on true
+left join payloads i on i.job_id = {{job}} and i.path = '' and i.kind = 'inputs'
+left join payloads o on o.job_id = {{job}} and o.path = '' and o.kind = 'output'
+"""
+
+# The job's id itself in every subquery: the planner then looks at one day only.
+_ONE_JOB = (
+    _JOB.format(job="$1", jobs="jobs", letters_since="and id >= $3")
+    + "where j.id = $1 and ($2::text is null or j.tenant = $2)"
+)
+
+_JOBS = """
+with wanted as materialized (
+    select j.id from jobs j cross join lateral ({progress} where job_id = j.id) p
+    where j.tenant = $1 and ($2::text is null or {shown} = $2)
+      and ($3::text is null or j.chain_name = $3) and j.metadata @> $4
+      and ($5::timestamptz is null or j.created_at > $5)
+      and ($6::uuid is null or j.id < $6)
+    order by j.id desc limit $7 + 1
+), page as (
+    select id, row_number() over newest as place, count(*) over () as found,
+           sum((select sum(octet_length(body)) from payloads
+                where job_id = wanted.id and path = '')) over newest as bytes
+    from wanted window newest as (order by id desc)
+), shown as (
+    select jobs.*, page.found from jobs join page using (id)
+    where place = 1 or place <= $7 and bytes <= $8
+)
+{job} order by j.id desc
+""".format(
+    progress=_PROGRESS, shown=_SHOWN_STATE,
+    job=_JOB.format(job="j.id", jobs="shown", letters_since=""),
+)  # fmt: skip
+
+_STEP = f"""
+select st.*, s.*, o.body as output{{more}}
+from steps st
+cross join lateral ({_SPENT} where job_id = $1 and path = st.path) s
+left join payloads o on o.job_id = $1 and o.path = st.path and o.kind = 'output'
+where st.job_id = $1 and ($2::text is null or st.tenant = $2)
+"""
+
+_STEPS = (
+    _STEP.format(more="")
+    + """
+  and ($3::text is null or (st.created_at, st.path) >
+       (select created_at, path from steps where job_id = $1 and path = $3))
+  and (not $5 or st.state in ('succeeded', 'failed', 'skipped', 'cancelled'))
+order by st.created_at, st.path limit $4
+"""
+)
+
+_REQUEST = """,
+    (select body from payloads where job_id = $1 and path = $3 and kind = 'request')
+    as request
+"""
+_ONE_STEP = _STEP.format(more=_REQUEST) + "and st.path = $3"
+_ATTEMPTS = "select * from attempts where job_id = $1 and path = $2 order by n"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs a list is to show; None and empty mean any."""
+
+    state: str | None = None
+    chain: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    created_after: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list, and where the next part begins: None after the last one."""
+
+    data: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+async def job(ledger: Ledger, tenant: str | None, job_id: UUID) -> dict[str, Any] | None:
+    """One job of a tenant (of any, if None is given): one round trip."""
+    since = UUID(int=max(job_id.int - _DAY_OF_IDS, 0))  # letters are no older, bar skew
+    async with ledger.connection() as connection:
+        row = await connection.fetchrow(_ONE_JOB, job_id, tenant, since)
+    return _job(row) if row else None
+
+
+async def outcome(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:
+    """How a job of any tenant stands: the fields of the fact `job.finished`."""
+    shown = await job(ledger, None, job_id)
+    names = ("state", "output", "error", "usage", "cost_usd", "dead_letter")
+    return {name: shown[name] for name in names} if shown else None
+
+
+async def has_ended(ledger: Ledger, job_id: UUID) -> bool:
+    """Whether the job is at an end; also when there is no such job."""
+    async with ledger.connection() as connection:
+        return not await connection.fetchval(
+            "select true from jobs where id = $1 and state = 'active'", job_id
+        )
+
+
+async def jobs(
+    ledger: Ledger, tenant: str, wanted: Wanted, *, limit: int, before: UUID | None
+) -> Page:
+    """A tenant's jobs, newest first, at most `limit` and `PAGE_BYTES`."""
+    async with ledger.connection() as connection:
+        rows = await connection.fetch(
+            _JOBS,
+            tenant, wanted.state, wanted.chain, dict(wanted.metadata),
+            wanted.created_after, before, limit, PAGE_BYTES,
+        )  # fmt: skip
+    more = bool(rows) and rows[0]["found"] > len(rows)
+    return Page([_job(row) for row in rows], str(rows[-1]["id"]) if more else None)
+
+
+async def steps(
+    ledger: Ledger, tenant: str | None, job_id: UUID, *, limit: int, after: str | None
+) -> Page:
+    """The steps of a job in the order they became ready, without their attempts."""
+    async with ledger.connection() as connection:
+        rows = await connection.fetch(_STEPS, job_id, tenant, after, limit + 1, False)
+    data = [_step(row) for row in rows[:limit]]
+    return Page(data, data[-1]["path"] if len(rows) > limit else None)
+
+
+async def step(
+    ledger: Ledger, tenant: str | None, job_id: UUID, path: str
+) -> dict[str, Any] | None:
+    """One step with its attempts and its rendered request."""
+    async with ledger.connection() as connection:
+        row = await connection.fetchrow(_ONE_STEP, job_id, tenant, path)
+        if row is None:
+            return None
+        attempts = await connection.fetch(_ATTEMPTS, job_id, path)
+    return {
+        **_step(row),
+        "attempts": [_attempt(attempt) for attempt in attempts],
+        "request": _value(row["request"]),
+    }
+
+
+async def snapshot(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:
+    """The job and its finished steps: what a reader needs who has lost the stream."""
+    shown = await job(ledger, None, job_id)
+    if shown is None:
+        return None
+    async with ledger.connection() as connection:
+        rows = await connection.fetch(_STEPS, job_id, None, None, None, True)
+    return {"job": shown, "steps": [_step(row) for row in rows]}
+
+
+def usd(micro_dollars: int | None) -> float | None:
+    """Dollars as the interface shows them; None is unknown."""
+    return None if micro_dollars is None else micro_dollars / 1_000_000
+
+
+def _job(row: asyncpg.Record) -> dict[str, Any]:
+    self_link = f"/v1/jobs/{row['id']}"
+    return {
+        "id": str(row["id"]),
+        "tenant": row["tenant"],
+        "batch": None,
+        "forked_from": None,
+        "replays": row["run"],
+        "dead_letter": str(row["dead_letter"]) if row["dead_letter"] else None,
+        "chain": {"name": row["chain_name"], "version": row["chain_version"]},
+        "metadata": row["metadata"],
+        "simulated": row["simulated"],
+        "state": row["shown"],
+        "waiting": _waiting(row) if row["shown"] == "waiting" else None,
+        "inputs": _value(row["inputs"]),
+        "output": _value(row["output"]),
+        "error": row["failure"] if row["shown"] == "failed" else None,
+        "progress": {
+            "total": row["steps_total"],
+            **{state: row[state] for state in STEP_STATES},
+        },
+        "usage": _usage(row),
+        "cost_usd": _cost(row),
+        "possible_duplicate_usd": None if row["doubt_unpriced"] else usd(row["doubt"]),
+        "options": _options(row),
+        "created_at": rfc3339(row["created_at"]),
+        "started_at": rfc3339(row["started_at"]),
+        "finished_at": rfc3339(row["finished_at"]),
+        "deadline_at": rfc3339(row["expires_at"]),
+        "links": {
+            "self": self_link,
+            "steps": f"{self_link}/steps",
+            "events": f"{self_link}/events",
+        },
+    }
+
+
+def _options(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "priority": CLASSES[row["class"]],
+        "timeout_s": row["timeout_s"],
+        "max_attempts": row["max_attempts"],
+        "max_cost_usd": usd(row["max_cost"]),
+        "stream": row["stream"],
+        "webhook": None,
+    }
+
+
+def _step(row: asyncpg.Record) -> dict[str, Any]:
+    stored = _value(row["output"]) or {}
+    unwell = row["state"] in ("failed", "waiting")
+    return {
+        "path": row["path"],
+        "kind": row["kind"],
+        "pool": row["pool"],
+        "state": row["state"],
+        "waiting": _waiting(row) if row["state"] == "waiting" else None,
+        "fence": row["fence"],
+        "crashes": row["crashes"],
+        "error": row["failure"] if unwell else None,
+        "output": stored.get("output"),
+        "text": stored.get("text"),
+        "finish_reason": row["finish_reason"],
+        "model": row["model"],
+        "why": row["why"],
+        "usage": _usage(row),
+        "cost_usd": _cost(row),
+        "simulated": row["made_up"],
+    }
+
+
+def _attempt(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "id": str(row["id"]),
+        "n": row["n"],
+        "state": row["state"],
+        "model": row["model"],
+        "status": row["status"],
+        "request_id": row["request_id"],
+        "error": row["failure"],
+        "cost_usd": usd(row["cost"]),
+        "started_at": rfc3339(row["started_at"]),
+        "first_token_at": rfc3339(row["first_token_at"]),
+        "finished_at": rfc3339(row["finished_at"]),
+    }
+
+
+def _waiting(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "since": rfc3339(row["waiting_since"]),
+        "until": rfc3339(row["wake_at"]),
+    }
+
+
+def _usage(row: asyncpg.Record) -> dict[str, int]:
+    return {"calls": row["model_calls"], **{name: row[name] for name in _TOKENS}}
+
+
+def _cost(row: asyncpg.Record) -> float | None:
+    return None if row["unpriced"] else usd(row["cost"])
+
+
+def _value(body: str | None) -> Any:
+    return None if body is None else orjson.loads(body)

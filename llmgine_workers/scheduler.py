@@ -1,0 +1,87 @@
+"""Everything driven by time. Any number may run: each tick of a duty has one owner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from llmgine_workers import dead_letters
+from llmgine_workers.engine import upkeep
+from llmgine_workers.engine.watch import Watch
+from llmgine_workers.errors import DependencyDown
+from llmgine_workers.ledger import release
+from llmgine_workers.runtime import Runtime, open_runtime
+from llmgine_workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Duty = Callable[[], Awaitable[object]]
+
+RELEASE_S = 0.1
+WAKE_S = 0.25
+EACH_SECOND = 1.0
+LOST_HINTS_S = 5.0
+ROTATE_S = 5.0
+PARTITIONS_S = 3600.0
+
+
+async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with open_runtime(settings, environ) as rt:
+        running = asyncio.create_task(run(rt))
+        await stop.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def run(rt: Runtime) -> None:
+    """All duties, side by side, until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for name, every_s, duty in duties(rt):
+            group.create_task(_each(name, every_s, duty))
+
+
+def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
+    """What is done, and how often (seconds)."""
+    pools = rt.settings.pools(rt.environ)
+    return [
+        *(
+            (f"release {p}", RELEASE_S, partial(upkeep.release_steps, rt, p))
+            for p in pools
+        ),
+        *(
+            (f"lost hints {p}", LOST_HINTS_S, partial(upkeep.find_lost_hints, rt, p))
+            for p in pools
+        ),
+        ("wake", WAKE_S, partial(release.wake, rt.ledger)),
+        ("watch workers", EACH_SECOND, partial(upkeep.watch_workers, rt, Watch())),
+        ("lost steps", EACH_SECOND, partial(upkeep.take_back_lost_steps, rt)),
+        ("expire", EACH_SECOND, partial(upkeep.expire_jobs, rt)),
+        ("count load", EACH_SECOND, partial(release.count_load, rt.ledger)),
+        ("mirror letters", EACH_SECOND, partial(dead_letters.mirror, rt)),
+        ("rotate", ROTATE_S, partial(dead_letters.rotate_if_due, rt)),
+        ("partitions", PARTITIONS_S, partial(upkeep.keep_partitions, rt)),
+    ]
+
+
+async def _each(name: str, every_s: float, duty: Duty) -> None:
+    """Repeat a duty for ever: what is away is tried again, a bug is said and survived."""
+    away = False
+    while True:
+        try:
+            await duty()
+            away = False
+        except DependencyDown as error:
+            if not away:
+                log.warning("%s: %s", name, error)
+            away = True
+        except Exception:  # one duty's bug must not stop the others
+            log.exception("%s failed", name)
+        await asyncio.sleep(every_s)
