@@ -20,7 +20,7 @@ from llmgine_workers.simulator.text import count_tokens
 from llmgine_workers.simulator.wire import Frames, Refusal, Reply, around, dump, pieces
 
 _GAP = "\x00gap"
-_ROLES = frozenset(("user", "assistant"))
+_ROLES = frozenset(("user", "assistant", "system"))
 _FINISH = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -227,7 +227,7 @@ def _parsed(arguments: str) -> dict[str, Any]:
 
 def _message_text(message: Mapping[str, Any], where: str) -> str:
     if message.get("role") not in _ROLES:
-        text = f"{where}.role: Input should be 'user' or 'assistant'"
+        text = f"{where}.role: Input should be 'user', 'assistant' or 'system'"
         raise BadRequestError(text, f"{where}.role")
     if message.get("content") in (None, "", []):
         raise BadRequestError(f"{where}.content: Field required", f"{where}.content")

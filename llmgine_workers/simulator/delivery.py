@@ -137,8 +137,10 @@ class Delivery:
     async def cut(self) -> web.StreamResponse:
         """Half of the body, then the connection is gone."""
         if isinstance(self.body, Frames):
-            response, rest = await self._open_stream(self._half(self.body))
+            half = self._half(self.body)
+            response, rest = await self._open_stream(half)
             await response.write(rest)
+            self.record.chunks_sent = len(half)
         else:
             await self._until(self.pace.last)
             response = await self._start(200, _JSON, len(self.body))

@@ -1,67 +1,49 @@
 """Tokens and sentences: counts by rule, and answers that read like an answer."""
 
 import re
+from itertools import islice
 from random import Random
 
 # The usual rule of thumb of 4 bytes to a token, made exact: rounded up, in UTF-8.
 BYTES_PER_TOKEN = 4
 
-_WORD = re.compile(r"[^\W\d_]{5,14}")
+_WORD = re.compile(r"\b[^\W\d_]{6,14}\b")
 _DIRECTIVE = re.compile(r"\[\[sim:.*?\]\]", re.DOTALL)
 _ECHO_FROM = 4000
 _TOPICS = 24
+# Longer words that name no thing and would read badly as one.
+_NOT_TOPICS = frozenset((
+    "across", "against", "almost", "already", "although", "another", "answer",
+    "anything", "around", "because", "become", "becomes", "before", "behind", "between",
+    "beyond", "describe", "during", "either", "enough", "everything", "explain",
+    "itself", "nothing", "please", "rather", "return", "returns", "sentence",
+    "sentences", "several", "should", "something", "summarise", "summarize",
+    "themselves", "through", "throughout", "together", "toward", "towards", "translate",
+    "unless", "various", "whether", "within", "without", "written",
+))  # fmt: skip
 _ECHO_SHARE = 0.7
 _MAX_WORD_BYTES = 14
 
 _PLAIN_TOPICS = (
-    "the overall picture",
-    "the first result",
-    "the available evidence",
-    "a short review",
-    "the main question",
-    "the wider context",
-    "an earlier estimate",
+    "the overall picture", "the first result", "the available evidence",
+    "a short review", "the main question", "the wider context", "an earlier estimate",
     "the next step",
-)
+)  # fmt: skip
 _OPENERS = (
-    "In short,",
-    "At the same time,",
-    "As a result,",
-    "On closer inspection,",
-    "For most readers,",
-    "Taken together,",
-    "In practice,",
-    "Compared with last year,",
-    "Even so,",
-    "More importantly,",
-    "From the outset,",
-    "By contrast,",
-)
+    "In short,", "At the same time,", "As a result,", "On closer inspection,",
+    "For most readers,", "Taken together,", "In practice,", "Compared with last year,",
+    "Even so,", "More importantly,", "From the outset,", "By contrast,",
+)  # fmt: skip
 _VERBS = (
-    "shapes",
-    "supports",
-    "explains",
-    "follows from",
-    "depends on",
-    "changes",
-    "limits",
-    "points towards",
-    "is closely tied to",
-    "adds weight to",
-    "sets the pace for",
-)
+    "shapes", "supports", "explains", "follows from", "depends on", "changes", "limits",
+    "points towards", "is closely tied to", "adds weight to", "sets the pace for",
+)  # fmt: skip
 _ENDS = (
-    "in a way that can be measured",
-    "more than it may seem",
-    "without extra cost",
-    "over the long run",
-    "for everyone involved",
-    "as the figures show",
-    "with only small exceptions",
-    "and the details bear that out",
-    "at every step",
+    "in a way that can be measured", "more than it may seem", "without extra cost",
+    "over the long run", "for everyone involved", "as the figures show",
+    "with only small exceptions", "and the details bear that out", "at every step",
     "once the noise is set aside",
-)
+)  # fmt: skip
 # Suffixes of exactly 0, 4, 8, 12 and 16 bytes: each is one token more than the last.
 _CLOSINGS = ("", " too", " as well", " in this way", " in this way too")
 
@@ -86,8 +68,7 @@ def topics_of(prompt: str) -> list[str]:
     """Some longer words of the prompt's end, in order, without its directives."""
     tail = _DIRECTIVE.sub(" ", prompt)[-_ECHO_FROM:]
     words = dict.fromkeys(_WORD.findall(tail))
-    fitting = (word for word in words if len(word.encode()) <= _MAX_WORD_BYTES)
-    return [word for word, _ in zip(fitting, range(_TOPICS), strict=False)]
+    return list(islice(filter(_is_topic, words), _TOPICS))
 
 
 def sentences(seed: int, topics: list[str], tokens: int) -> str:
@@ -105,6 +86,12 @@ def sentences(seed: int, topics: list[str], tokens: int) -> str:
 def phrase(rng: Random) -> str:
     """A few plain words, for a string inside an object."""
     return f"{rng.choice(_PLAIN_TOPICS)} {rng.choice(_VERBS)} {rng.choice(_PLAIN_TOPICS)}"
+
+
+def _is_topic(word: str) -> bool:
+    if word.endswith("ly") or word.lower() in _NOT_TOPICS:
+        return False
+    return len(word.encode()) <= _MAX_WORD_BYTES
 
 
 def _sentence(rng: Random, topics: list[str]) -> str:
