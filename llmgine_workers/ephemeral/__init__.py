@@ -1,0 +1,1 @@
+"""What may be lost, in Redis or Valkey: rate counters, gates, streams, signals."""
