@@ -38,8 +38,14 @@ class DeadStep(Exception):
     """The step has failed for good; what Flower shows beside FAILURE."""
 
 
-class WaitingStep(Exception):
-    """The step goes on later or elsewhere; what Flower shows beside RETRY."""
+class WaitingStep(CeleryRetry):  # type: ignore[misc]  # Celery has no annotations
+    """The step goes on later or elsewhere; what Flower shows beside RETRY.
+
+    Raised as it is, Celery publishes nothing: the ledger wakes the step.
+    """
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def make_app(
@@ -64,8 +70,9 @@ def make_app(
     def step(job: str, path: str) -> None:
         _conclude(await_on_loop(run_hint(job, path)))
 
-    # `throws`: a dead letter tells it all, so the log needs no traceback.
-    app.task(step, name=STEP_TASK, throws=(DeadStep,))
+    # Not shared: two applications in one process have each their own. `throws`: a dead
+    # letter tells it all, so the log needs no traceback.
+    app.task(step, name=STEP_TASK, shared=False, throws=(DeadStep,))
     return app
 
 
@@ -130,17 +137,13 @@ def _conclude(outcome: Outcome) -> None:
         case Wait(reason, until) | Retry(reason, until):
             name = type(outcome).__name__.lower()
             when = until.isoformat(timespec="milliseconds")
-            raise _celery_retry(f"{name} until {when}: {reason}")
+            raise WaitingStep(f"{name} until {when}: {reason}")
         case Failover(pool, reason):
-            raise _celery_retry(f"goes on in pool {pool}" + (reason and f": {reason}"))
+            raise WaitingStep(f"goes on in pool {pool}" + (reason and f": {reason}"))
         case Dead(code, message, exception):
             raise DeadStep(f"{code}: {message}" + (exception and f" ({exception})"))
         case _:
             assert_never(outcome)
-
-
-def _celery_retry(message: str) -> CeleryRetry:
-    return CeleryRetry(message, exc=WaitingStep(message))
 
 
 class StepWorker(Worker):  # type: ignore[misc]

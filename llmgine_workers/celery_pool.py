@@ -192,7 +192,7 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no annotations
     def on_stop(self) -> None:
         """Turn the hub until nothing runs: heartbeats go on and acknowledgements out."""
         self._waiting.clear()
-        turns = self._hub.create_loop()
+        turns = self._watching_hub()  # Celery resets it when the broker went away
         while self._running:
             turns = self._turn_hub(turns)
         self._mailbox.ring()  # one turn more, at once, for the last acknowledgements
@@ -209,6 +209,9 @@ class TaskPool(BasePool):  # type: ignore[misc]  # Celery has no annotations
             logger.warning("broker lost, finishing %d jobs: %r", len(self._running), exc)
             with suppress(Exception):  # its readers are gone even if this fails
                 self._hub.reset()
+        return self._watching_hub()
+
+    def _watching_hub(self) -> Iterator[None]:
         self.register_with_event_loop(self._hub)
         return self._hub.create_loop()  # type: ignore[no-any-return]
 
