@@ -1,0 +1,1 @@
+"""The command `llmgine`: run the processes, use the gateway, operate the stores."""

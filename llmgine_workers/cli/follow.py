@@ -1,0 +1,74 @@
+"""The events of one job as they come, over restarts of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+from llmgine_workers.cli.api import Api, Refused, answer_of, unreachable
+from llmgine_workers.errors import LlmgineError
+
+GIVE_UP_S = 120.0
+"""How long a gateway that has answered before may be away."""
+
+_FIRST_S = 2.0  # how long one that never answered is tried
+_SILENCE_S = 45.0  # the gateway pings every 15 s
+_PAUSES_S = (0.1, 0.5, 1.0, 2.0)
+
+
+class _NothingMore(Exception):
+    """The job has ended and there is nothing left to stream (204)."""
+
+
+async def events(api: Api, job: str) -> AsyncIterator[dict[str, Any]]:
+    """Every event from the first; ends after `job.finished`, or when nothing follows.
+
+    Refused if the gateway refuses; GatewayUnreachable if it stays away.
+    """
+    last_id, failures = "", 0
+    since, patience = time.monotonic(), _FIRST_S
+    while True:
+        error: LlmgineError | None = None
+        try:
+            async for seen, event in _connection(api, job, last_id):
+                last_id, failures = seen or last_id, 0
+                since, patience = time.monotonic(), GIVE_UP_S
+                yield event
+                if event.get("type") == "job.finished":
+                    return
+        except _NothingMore:
+            return
+        except httpx2.TransportError as lost:
+            error = unreachable(api.client, lost)
+        except Refused as refused:
+            error = refused
+            if refused.status < 500:
+                raise
+        if error and time.monotonic() - since > patience:
+            raise error
+        await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+        failures += 1
+
+
+async def _connection(
+    api: Api, job: str, last_id: str
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    path = f"/v1/jobs/{quote(job, safe='')}/events"
+    timeout = httpx2.Timeout(10, read=_SILENCE_S)
+    async with api.client.sse(path, headers=headers, timeout=timeout) as source:
+        response = source.response
+        if response.status_code == httpx2.codes.NO_CONTENT:
+            raise _NothingMore
+        if not response.is_success:
+            await response.aread()
+            answer_of(response)
+        async for event in source:
+            found = event.json()
+            if isinstance(found, dict):
+                yield event.id, found
