@@ -14,6 +14,8 @@ import pika
 import psutil
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from llmgine_workers.errors import DependencyDown
 from llmgine_workers.local import EmbeddedPostgres, EmbeddedValkey
@@ -22,6 +24,7 @@ from tests.servers import Postgres, Rabbit, RedisServer, lives
 
 pytestmark = pytest.mark.integration
 
+_ONCE = Retry(NoBackoff(), 0)
 _OWNER = """
 import sys, time
 from pathlib import Path
@@ -162,7 +165,7 @@ def test_valkey_is_empty_after_a_restart_on_the_same_url(
 
 
 def test_valkey_refuses_a_client_without_the_password(redis_server: RedisServer) -> None:
-    client = redis.Redis(port=redis_server.server.port or 0, retry=None)
+    client = redis.Redis(port=redis_server.server.port or 0, retry=_ONCE)
     with pytest.raises(redis.AuthenticationError):
         client.get("a")
     client.close()
@@ -171,7 +174,7 @@ def test_valkey_refuses_a_client_without_the_password(redis_server: RedisServer)
 def test_a_frozen_server_answers_nothing_until_it_is_resumed(
     redis_server: RedisServer,
 ) -> None:
-    client = redis.Redis.from_url(redis_server.url, socket_timeout=0.2, retry=None)
+    client = redis.Redis.from_url(redis_server.url, socket_timeout=0.2, retry=_ONCE)
     redis_server.pause()
     with pytest.raises(redis.TimeoutError):
         client.ping()
