@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from llmgine_workers.simulator.call_log import CallLog, CallRecord
-from llmgine_workers.simulator.faults import FaultBook, FaultRule
+from llmgine_workers.simulator.faults import FaultBook, FaultRule, same
 from llmgine_workers.simulator.wire import dump
 
 _SETTABLE = frozenset(("kind", "count", "rate", "match", "delay", "retry_after"))
@@ -80,7 +80,7 @@ class _Admin:
 
 
 def _matches(record: CallRecord, filters: dict[str, str]) -> bool:
-    return all(str(getattr(record, name)) == want for name, want in filters.items())
+    return all(same(getattr(record, name), want) for name, want in filters.items())
 
 
 def _answer(value: Any, status: int = 200) -> web.Response:

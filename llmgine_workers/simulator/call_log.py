@@ -81,15 +81,15 @@ class CallLog:
             self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def new(self, wire: str, endpoint: str) -> CallRecord:
-        """Number a call that has just arrived."""
+        """Number a call that has just arrived; `begin` must follow without a wait."""
         n = len(self.records) + 1
         record = CallRecord(n, self.sim, wire, endpoint, f"req_{self.sim}{n:08x}")
         record.started_at, record.started_mono = time.time(), time.monotonic()
-        self.records.append(record)
         return record
 
     def begin(self, record: CallRecord) -> None:
         """Write the start line, once it is known what was asked."""
+        self.records.append(record)
         self.open += 1
         self.peak_open = max(self.peak_open, self.open)
         self._write("start", record)

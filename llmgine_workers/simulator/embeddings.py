@@ -18,6 +18,7 @@ from llmgine_workers.simulator.wire import dump
 
 DIMENSIONS = 256
 _BITS = 64
+_MAX_DIMENSIONS = 3072  # of the largest model the real service offers
 
 
 def read_inputs(body: Mapping[str, Any]) -> list[str]:
@@ -39,6 +40,9 @@ def read_inputs(body: Mapping[str, Any]) -> list[str]:
 def embed(texts: list[str], body: Mapping[str, Any], seed: int) -> tuple[bytes, int]:
     """The response body, as floats or as base64 of float32, and its input tokens."""
     size = optional_count(body, "dimensions") or DIMENSIONS
+    if size > _MAX_DIMENSIONS:
+        message = f"'dimensions' must be at most {_MAX_DIMENSIONS}"
+        raise BadRequestError(message, "dimensions")
     tokens = sum(map(count_tokens, texts))
     as_text = body.get("encoding_format") == "base64"
     vectors = [_vector(text, size, seed) for text in texts]

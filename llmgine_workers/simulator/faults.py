@@ -62,6 +62,8 @@ class FaultRule:
             raise ValueError("a rate is between 0 and 1")
         if self.count is not None and self.count < 1:
             raise ValueError("a count is at least 1")
+        if (self.delay or 0) < 0 or self.retry_after < 0:
+            raise ValueError("delay and retry_after are not negative")
 
     @property
     def delay_s(self) -> float:
@@ -74,7 +76,12 @@ class FaultRule:
         """Whether it is still in force and every field of `match` is as in the record."""
         if self.count is not None and self.fired >= self.count:
             return False
-        return all(getattr(call, name) == want for name, want in self.match.items())
+        return all(same(getattr(call, name), want) for name, want in self.match.items())
+
+
+def same(value: object, want: object) -> bool:
+    """Whether a record's field is as wished, however a client wrote it down."""
+    return str(value).lower() == str(want).lower()
 
 
 class FaultBook:

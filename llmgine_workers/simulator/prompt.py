@@ -95,6 +95,16 @@ def required_objects(body: Mapping[str, Any], name: str) -> list[Mapping[str, An
     return value
 
 
+def optional_object(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A field that may be an object, empty without it. BadRequestError otherwise."""
+    value = body.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequestError(f"'{name}' must be an object", name)
+    return value
+
+
 def is_object_list(value: Any) -> bool:
     """Whether it is a list of objects: content in parts or blocks."""
     return isinstance(value, list) and all(isinstance(part, dict) for part in value)

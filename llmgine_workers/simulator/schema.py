@@ -5,10 +5,21 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
+from llmgine_workers.simulator.prompt import BadRequestError
 from llmgine_workers.simulator.text import phrase
 
 _MAX_DEPTH = 12
 _MAX_TRIES = 50
+_MAX_SIZE = 10_000
+# What reading a keyword of the wrong type raises; the schema is the caller's.
+_NOT_A_SCHEMA = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _FORMATS = {
     "date": "2026-11-20",
     "date-time": "2026-11-20T12:00:00Z",
@@ -23,10 +34,13 @@ def instance(schema: Mapping[str, Any], seed: int) -> Any:
     """A value that fits `schema`, a pure function of both.
 
     Knows type, enum, const, properties, items, the sizes, anyOf, oneOf, allOf and local
-    `$ref`; ignores `pattern` and `if`.
+    `$ref`; ignores `pattern` and `if`. BadRequestError if the schema is none.
     """
     rng = Random(seed)  # noqa: S311  nothing secret, it must repeat
-    return _value(schema, schema, rng, 0)
+    try:
+        return _value(schema, schema, rng, 0)
+    except _NOT_A_SCHEMA as error:
+        raise BadRequestError(f"the schema cannot be used: {error!r}") from error
 
 
 def schema_in(text: str) -> Mapping[str, Any] | None:
@@ -127,7 +141,7 @@ def _object(
 def _array(
     schema: Mapping[str, Any], root: Mapping[str, Any], rng: Random, depth: int
 ) -> list[Any]:
-    least = int(schema.get("minItems", 0))
+    least = _size(schema.get("minItems", 0))
     most = int(schema.get("maxItems", max(least, 3)))
     shallow = depth < _MAX_DEPTH // 2
     size = max(least, min(most, rng.randint(1, 3))) if shallow else least
@@ -136,11 +150,17 @@ def _array(
     return [_value(part, root, rng, depth + 1) for part in parts]
 
 
+def _size(value: Any) -> int:
+    if int(value) > _MAX_SIZE:
+        raise ValueError(f"{value} is more than the simulator makes ({_MAX_SIZE})")
+    return int(value)
+
+
 def _string(schema: Mapping[str, Any], rng: Random) -> str:
     if (name := schema.get("format")) in _FORMATS:
         return _FORMATS[str(name)]
     text = phrase(rng)
-    while len(text) < int(schema.get("minLength", 0)):
+    while len(text) < _size(schema.get("minLength", 0)):
         text += " " + phrase(rng)
     return text[: int(schema.get("maxLength", len(text)))]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -50,10 +51,13 @@ async def test_it_says_where_it_listens_and_stops_cleanly(
     tmp_path: Path, stop: signal.Signals
 ) -> None:
     log = tmp_path / "calls.jsonl"
-    async with running("--log", str(log), "--seed", "3") as (process, url):
+    options = ["--rpm", "3", "--window", "60s", "--fault", "hang=0", "--model", "m"]
+    async with running("--log", str(log), *options) as (process, url):
         assert await post(url, "Hi") == 200
+        assert await post(url, "[[sim:fault=503]]") == 503
         hanging = asyncio.create_task(post(url, "[[sim:fault=hang]]"))
-        await until(lambda: len(read_log(log)) == 2)
+        await until(lambda: len(read_log(log)) == 3)
+        assert await post(url, "Hi") == 429
         process.send_signal(stop)
         async with asyncio.timeout(5):
             assert await process.wait() == 0
@@ -61,7 +65,8 @@ async def test_it_says_where_it_listens_and_stops_cleanly(
         assert await process.stderr.read() == b""
         with pytest.raises(aiohttp.ClientError):
             await hanging
-    assert [call.ended for call in read_log(log)] == ["completed", "cut"]
+    ended = [call.ended for call in read_log(log)]
+    assert ended == ["completed", "refused", "cut", "refused"]
 
 
 async def test_a_killed_simulator_has_told_what_it_saw(tmp_path: Path) -> None:
@@ -75,12 +80,6 @@ async def test_a_killed_simulator_has_told_what_it_saw(tmp_path: Path) -> None:
         with pytest.raises(aiohttp.ClientError):
             await hanging
     assert [call.ended for call in read_log(log)] == ["completed", None]
-
-
-async def test_options_reach_the_server() -> None:
-    options = ["--fault", "503=1", "--rpm", "2", "--window", "60s"]
-    async with running(*options) as (_process, url):
-        assert [await post(url, "Hi") for _ in range(3)] == [503, 503, 429]
 
 
 @pytest.mark.parametrize(
@@ -105,17 +104,15 @@ def test_wrong_usage_exits_with_2(
     assert "Traceback" not in capsys.readouterr().err
 
 
-async def test_what_it_cannot_open_exits_with_78(tmp_path: Path) -> None:
+def test_what_it_cannot_open_exits_with_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     missing = tmp_path / "nowhere" / "calls.jsonl"
-    async with running() as (_process, url):
-        taken = url.rsplit(":", 1)[1]
-        for options in (["--port", taken], ["--log", str(missing)]):
-            process = await asyncio.create_subprocess_exec(
-                *MODULE, *options, stdout=PIPE, stderr=PIPE, cwd=ROOT
-            )
-            _out, error = await process.communicate()
-            assert process.returncode == 78
-            assert error.startswith(b"the simulator cannot start: ")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for options in (["--port", str(port)], ["--log", str(missing)]):
+            assert main(options) == 78
+            assert capsys.readouterr().err.startswith("the simulator cannot start: ")
 
 
 async def test_it_imports_nothing_of_the_project_beside_itself() -> None:

@@ -302,6 +302,8 @@ async def test_rules_can_be_lifted(simulator: Simulator) -> None:
         {"kind": "500", "count": 0},
         {"kind": "500", "rate": 2},
         {"kind": "500", "fired": 3},
+        {"kind": "slow", "delay": "soon"},
+        {"kind": "429", "retry_after": -1},
         [],
         "500",
     ],
