@@ -57,7 +57,9 @@ def _root(
     config: ConfigOption = None,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="And exit."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="And exit."
+        ),
     ] = False,
 ) -> None:
     """LLM work as durable jobs on RabbitMQ."""

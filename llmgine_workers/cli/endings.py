@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterable
+from typing import Any
 
 from llmgine_workers.cli import terminal
 from llmgine_workers.cli.exits import Exit, exit_of
@@ -27,7 +29,7 @@ def conclude(error: BaseException) -> Exit:
     return _defect(error)
 
 
-def _told(error: BaseException, code: str, findings: object) -> Exit:
+def _told(error: BaseException, code: str, findings: Iterable[Any]) -> Exit:
     problem = getattr(error, "problem", {})
     named = problem.get("errors") or findings
     told = [_sentence(finding) for finding in named]

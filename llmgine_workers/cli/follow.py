@@ -25,34 +25,47 @@ class _NothingMore(Exception):
     """The job has ended and there is nothing left to stream (204)."""
 
 
+class _Patience:
+    """How long to go on trying: longer with a gateway that has answered before."""
+
+    def __init__(self) -> None:
+        self._last, self._limit_s, self._failures = time.monotonic(), _FIRST_S, 0
+
+    def answered(self) -> None:
+        self._last, self._limit_s, self._failures = time.monotonic(), GIVE_UP_S, 0
+
+    def bear(self, error: LlmgineError) -> None:
+        if time.monotonic() - self._last > self._limit_s:
+            raise error
+
+    async def pause(self) -> None:
+        await asyncio.sleep(_PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)])
+        self._failures += 1
+
+
 async def events(api: Api, job: str) -> AsyncIterator[dict[str, Any]]:
     """Every event from the first; ends after `job.finished`, or when nothing follows.
 
     Refused if the gateway refuses; GatewayUnreachable if it stays away.
     """
-    last_id, failures = "", 0
-    since, patience = time.monotonic(), _FIRST_S
+    last_id, patience = "", _Patience()
     while True:
-        error: LlmgineError | None = None
         try:
             async for seen, event in _connection(api, job, last_id):
-                last_id, failures = seen or last_id, 0
-                since, patience = time.monotonic(), GIVE_UP_S
+                last_id = seen or last_id
+                patience.answered()
                 yield event
                 if event.get("type") == "job.finished":
                     return
         except _NothingMore:
             return
         except httpx2.TransportError as lost:
-            error = unreachable(api.client, lost)
+            patience.bear(unreachable(api.client, lost))
         except Refused as refused:
-            error = refused
             if refused.status < 500:
                 raise
-        if error and time.monotonic() - since > patience:
-            raise error
-        await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
-        failures += 1
+            patience.bear(refused)
+        await patience.pause()
 
 
 async def _connection(

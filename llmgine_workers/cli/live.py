@@ -112,6 +112,8 @@ _TELL: dict[str, Callable[[Transcript, Event], str]] = {
     "step.restarted": Transcript._restarted,
     "step.finished": Transcript._finished,
     "job.finished": Transcript._ended,
-    "job.replayed": lambda self, event: self._line(f"↻ replayed from {event.get('step')}"),
+    "job.replayed": lambda self, event: self._line(
+        f"↻ replayed from {event.get('step')}"
+    ),
     "stream.snapshot": Transcript._snapshot,
 }

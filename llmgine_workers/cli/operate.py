@@ -87,7 +87,9 @@ def show_letter(
 @dlq.command("replay")
 def replay_letters(
     context: typer.Context,
-    letters: Annotated[list[str], typer.Argument(metavar="ID...", help="Letters or jobs.")],
+    letters: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Letters or jobs.")
+    ],
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +138,9 @@ def create(
     """Make a key and print it, this once."""
     from llmgine_workers.cli import installation
 
-    key = _with_ledger(context, lambda ledger: installation.create_key(ledger, tenant, scope))
+    key = _with_ledger(
+        context, lambda ledger: installation.create_key(ledger, tenant, scope)
+    )
     if as_json:
         terminal.say_json({"id": key.id, "key": key.text, "tenant": tenant})
     else:
@@ -213,9 +217,7 @@ def doctor(context: typer.Context, *, as_json: JsonOption = False) -> None:
 
     given = invocation.of(context)
     settings = given.settings()
-    findings = invocation.wait_for(
-        lambda: examination.examine(settings, given.environ)
-    )
+    findings = invocation.wait_for(lambda: examination.examine(settings, given.environ))
     if as_json:
         terminal.say_json({"data": [vars(one) for one in findings]})
     else:

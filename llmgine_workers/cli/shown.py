@@ -28,7 +28,9 @@ def job(found: Mapping[str, Any]) -> None:
     )
     simulated = " (simulated)" if found.get("simulated") else ""
     say(f"cost     {usd(found.get('cost_usd'))}{simulated}")
-    say(f"created  {found.get('created_at')}   finished {found.get('finished_at') or '-'}")
+    say(
+        f"created  {found.get('created_at')}   finished {found.get('finished_at') or '-'}"
+    )
     if found.get("dead_letter"):
         say(f"letter   {found['dead_letter']}")
     _ending(found)
@@ -36,7 +38,9 @@ def job(found: Mapping[str, Any]) -> None:
 
 def steps(found: Sequence[Mapping[str, Any]]) -> None:
     """A table of a job's steps."""
-    rows = [{**one, "tries": len(one.get("attempts") or ()), **_noted(one)} for one in found]
+    rows = [
+        {**one, "tries": len(one.get("attempts") or ()), **_noted(one)} for one in found
+    ]
     terminal.say_table(_STEP_COLUMNS, rows, empty="the job has no steps yet")
 
 

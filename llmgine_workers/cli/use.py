@@ -233,5 +233,3 @@ def _path(job: str, step: str | None = None) -> str:
 
     path = f"/v1/jobs/{quote(job, safe='')}"
     return f"{path}/steps/{quote(step, safe='')}" if step else path
-
-

@@ -19,7 +19,9 @@ from llmgine_workers.errors import LlmgineError
 MAX_FILE = 64 * 1024**2
 """Bytes read of one file; the gateway's own limit is far below."""
 
-_PAIR = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_-]*)(?P<operator>:?=)(?P<value>.*)", re.S)
+_PAIR = re.compile(
+    r"(?P<name>[A-Za-z_][A-Za-z0-9_-]*)(?P<operator>:?=)(?P<value>.*)", re.S
+)
 
 
 def inputs(written: Sequence[str]) -> dict[str, Any]:
