@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_CEILING, Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from llmgine_workers import clock
-from llmgine_workers.llm import LlmRequest, ModelRef, Usage
+from llmgine_workers.llm import ModelRef, Usage
 from llmgine_workers.settings import PriceSettings
 
 if TYPE_CHECKING:
@@ -24,20 +25,19 @@ TOKENS_PER_MESSAGE = 8
 _MILLION = Decimal(1_000_000)
 
 
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text, guessed from its length in UTF-8 (0.1 ms per MB)."""
-    size = len(text.encode("utf-8", "surrogatepass"))
+def estimate_tokens(texts: Iterable[str]) -> int:
+    """Tokens of a conversation's texts, guessed from their bytes (0.1 ms per MB)."""
+    return sum(
+        TOKENS_PER_MESSAGE
+        + estimate_tokens_of_bytes(len(text.encode("utf-8", "surrogatepass")))
+        for text in texts
+        if text
+    )
+
+
+def estimate_tokens_of_bytes(size: int) -> int:
+    """Tokens of so many bytes of UTF-8, rounded up."""
     return int((size / BYTES_PER_TOKEN).to_integral_value(ROUND_CEILING))
-
-
-def estimate_request(request: LlmRequest) -> int:
-    """Input tokens of a request, guessed before it is sent."""
-    texts = [message.content for message in request.messages]
-    if request.system is not None:
-        texts.append(request.system)
-    if request.schema is not None:
-        texts.append(str(dict(request.schema)))
-    return sum(TOKENS_PER_MESSAGE + estimate_tokens(text) for text in texts)
 
 
 class Prices:
@@ -53,18 +53,9 @@ class Prices:
 
         self._rows = dict(rows)
         self._book = get_snapshot()
-        self._book_version = f"genai-prices {genai_prices.__version__}"
+        self.version = f"genai-prices {genai_prices.__version__}{_mark(rows)}"
         self._row = lru_cache(maxsize=4096)(self._find_row)
         self._published = lru_cache(maxsize=4096)(self._find_published)
-
-    def version(self, model: str) -> str | None:
-        """Where the model's price comes from: kept beside every amount.
-
-        `settings` for an own row, `genai-prices 0.2.3` else, None if it has no price.
-        """
-        if self._row(model) is not None:
-            return "settings"
-        return None if self._published(model) is None else self._book_version
 
     def cost(self, model: str, usage: Usage) -> int | None:
         """Micro-dollars of a usage of `provider/model`, rounded up; None if unknown."""
@@ -92,6 +83,13 @@ class Prices:
             return self._book.find_provider_model(at.model, None, at.provider, None)
         except LookupError:
             return None
+
+
+def _mark(rows: Mapping[str, PriceSettings]) -> str:
+    if not rows:
+        return ""
+    said = sorted(f"{name} {row.input} {row.output}" for name, row in rows.items())
+    return f" + settings {sha256(chr(10).join(said).encode()).hexdigest()[:8]}"
 
 
 def _by_row(row: PriceSettings, usage: Usage) -> Decimal:

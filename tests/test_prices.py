@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgine_workers.llm import LlmRequest, Message, Usage
-from llmgine_workers.prices import Prices, estimate_request, estimate_tokens
+from llmgine_workers.llm import Usage
+from llmgine_workers.prices import Prices, estimate_tokens, estimate_tokens_of_bytes
 from llmgine_workers.settings import PriceSettings
 
 FREE = PriceSettings(input=0, output=0)
@@ -55,10 +55,12 @@ def test_reasoning_is_part_of_the_output_and_not_paid_twice(prices: Prices) -> N
     assert prices.cost("openai/gpt-5-mini", Usage(1, 100, 0, 1000, 900)) == without
 
 
-def test_every_price_names_its_source(prices: Prices) -> None:
-    assert prices.version("openai/gpt-5-mini") == "genai-prices 0.2.3"
-    assert prices.version("ollama/llama3") == "settings"
-    assert prices.version("openai/no-such-model") is None
+def test_the_version_names_the_release_and_the_own_rows(prices: Prices) -> None:
+    assert Prices({}).version == "genai-prices 0.2.3"
+    assert prices.version.startswith("genai-prices 0.2.3 + settings ")
+    assert Prices({"ollama/*": FREE}).version != prices.version
+    same = [Prices({"a/*": FREE, "b/*": FREE}), Prices({"b/*": FREE, "a/*": FREE})]
+    assert same[0].version == same[1].version
 
 
 @given(
@@ -92,9 +94,7 @@ def test_prices_come_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tokens_are_guessed_from_bytes() -> None:
-    assert estimate_tokens("") == 0
-    assert estimate_tokens("a" * 36) == 10
-    assert estimate_tokens("日本") == 2
-    assert estimate_tokens("\ud800") == 1
-    hi = LlmRequest("m", (Message("user", "a" * 36),), system="a" * 36)
-    assert estimate_request(hi) == 10 + 10 + 2 * 8
+    assert estimate_tokens_of_bytes(0) == 0
+    assert estimate_tokens_of_bytes(36) == 10
+    assert estimate_tokens_of_bytes(37) == 11
+    assert estimate_tokens(["a" * 36, "", "日本", "\ud800"]) == 10 + 2 + 1 + 3 * 8

@@ -22,7 +22,7 @@ _NOTHING = Reading(text="", finish_reason=None, model=None, usage=None)
 class Verdict:
     """What is known of a call while it runs; it decides what a failure means.
 
-    `begun`: a byte of the answer has come. `reading`: what it said up to now.
+    `begun`: a byte of the answer has come. Every `reading` is what it said until then.
     """
 
     provider: str
@@ -102,9 +102,7 @@ class Verdict:
             sentence += f" ({status})"
         if code not in _WITH_WORDS:
             return sentence
-        prompts = [m.content for m in self.request.messages]
-        prompts.append(self.request.system or "")
-        words = readable(said.sentence, key=self.key, prompts=prompts)
+        words = readable(said.sentence, key=self.key, prompts=self._prompts())
         return f"{sentence}: {words}" if words else sentence
 
     def _billed(self, reading: Reading) -> Usage | None:
@@ -120,11 +118,16 @@ class Verdict:
         return replace(reading.usage, output_tokens=output)
 
     def _estimate(self, reading: Reading) -> Usage:
+        size = len(reading.text.encode("utf-8", "surrogatepass"))
         return Usage(
             calls=1,
-            input_tokens=prices.estimate_request(self.request),
-            output_tokens=prices.estimate_tokens(reading.text),
+            input_tokens=prices.estimate_tokens(self._prompts()),
+            output_tokens=prices.estimate_tokens_of_bytes(size),
         )
+
+    def _prompts(self) -> list[str]:
+        texts = [message.content for message in self.request.messages]
+        return [self.request.system or "", *texts]
 
 
 def request_id(response: Any) -> str | None:
