@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -52,7 +53,11 @@ def fill_inputs(
 
     Findings have pointers from `/inputs`; if there are any, do not use the inputs.
     """
-    filled = {name: s["default"] for name, s in chain.inputs.items() if "default" in s}
+    filled = {
+        name: deepcopy(schema["default"])
+        for name, schema in chain.inputs.items()
+        if "default" in schema
+    }
     filled.update(given)
     findings: list[Finding] = []
     for name, value in filled.items():
