@@ -15,7 +15,7 @@ from celery.exceptions import Retry as CeleryRetry
 from celery.utils.nodenames import default_nodename, nodesplit
 from kombu.entity import Queue
 
-from llmgine_workers.celery_consumer import STEP_TASK
+from llmgine_workers.broker.messages import STEP_TASK
 from llmgine_workers.engine.outcome import (
     Dead,
     Done,
@@ -25,9 +25,11 @@ from llmgine_workers.engine.outcome import (
     Skip,
     Wait,
 )
+from llmgine_workers.errors import ConfigurationError, DependencyDown
 from llmgine_workers.loop_thread import await_on_loop, worker_loop
 
-#: Exit status for a wrong configuration (sysexits.h).
+#: Exit statuses of sysexits.h, as the command line has them.
+EX_UNAVAILABLE = 69
 EX_CONFIG = 78
 
 RunHint = Callable[[str, str], Coroutine[Any, Any, Outcome]]
@@ -180,10 +182,17 @@ class StepWorker(Worker):  # type: ignore[misc]
             )
 
     def start(self) -> None:
-        """Run until told to stop, inside the lifespan."""
+        """Run until told to stop, inside the lifespan.
+
+        Exits with 78 or 69 when the lifespan finds the settings or the stores unfit.
+        """
         try:
             with worker_loop.holding(self.lifespan(self.concurrency)):
                 super().start()
+        except ConfigurationError as exc:
+            _stop(str(exc))
+        except DependencyDown as exc:
+            _stop(str(exc), EX_UNAVAILABLE)
         finally:
             worker_loop.stop()
 
@@ -197,6 +206,6 @@ def _node_name(hostname: str | None, queues: Sequence[str] | None) -> str:
     return f"{served}.{os.getpid()}@{nodesplit(default)[1]}"
 
 
-def _stop(message: str) -> NoReturn:
+def _stop(message: str, status: int = EX_CONFIG) -> NoReturn:
     sys.stderr.write(f"llmgine: {message}\n")
-    raise SystemExit(EX_CONFIG)
+    raise SystemExit(status)

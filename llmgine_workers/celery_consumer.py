@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
+from celery.worker import state
 from celery.worker.consumer import Consumer
 
-logger = get_logger(__name__)
+from llmgine_workers.broker.messages import STEP_TASK
 
-#: Name of the one task; a message for any other is refused.
-STEP_TASK = "llmgine.step"
+logger = get_logger(__name__)
 
 #: Longest pause between attempts to reach the broker, seconds. kombu's own is 30, which
 #: doubles an outage of that length.
@@ -54,6 +55,9 @@ class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no annotations
         def on_message(message: Any) -> None:
             try:
                 _check_hint(message)
+                # A revoke is remembered by one process only, for hours, and would make
+                # it swallow each later hint for the step: the ledger cancels, not this.
+                state.revoked.discard(message.headers["id"])
                 handle(message)
             except (*broker_errors, MemoryError):
                 raise
@@ -85,7 +89,7 @@ def _check_hint(message: Any) -> None:
     if headers.get("eta") or headers.get("expires"):
         raise InvalidTaskError("hints are for now")
     match message.decode():
-        case [[str(), str()], {**kwargs}, {**embed}] if not kwargs:
-            if not any(embed.values()):
+        case [[str(job), str()], {**kwargs}, {**embed}] if not kwargs:
+            if UUID(job) and not any(embed.values()):
                 return
     raise InvalidTaskError("the body is not [[job, path], {}, {}]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import pytest
 from celery.exceptions import Ignore, Retry
 
+from llmgine_workers.broker.messages import STEP_TASK
 from llmgine_workers.celery_app import DeadStep, make_app
-from llmgine_workers.celery_consumer import STEP_TASK
 from llmgine_workers.engine import outcome
 from tests.worker.toy_worker import start_toy
 
@@ -59,6 +58,18 @@ def test_dead_fails_with_its_code() -> None:
         conclude(outcome.Dead("tool_failed", "no such file"))
 
 
+def toy_settings(folder: Path, **others: Any) -> dict[str, Any]:
+    return {
+        "journal": str(folder / "journal"),
+        "broker": "amqp://127.0.0.1:1//",
+        "prefix": "toy",
+        "queues": ["toy.openai", "toy.tools"],
+        "slots": 1,
+        "heartbeat": 20,
+        **others,
+    }
+
+
 @pytest.mark.parametrize(
     ("queues", "complaint"),
     [
@@ -70,17 +81,21 @@ def test_dead_fails_with_its_code() -> None:
 def test_a_worker_that_is_not_for_one_queue_stops_with_78(
     tmp_path: Path, queues: str | None, complaint: str
 ) -> None:
-    settings = {
-        "journal": str(tmp_path / "journal"),
-        "broker": "amqp://127.0.0.1:1//",
-        "prefix": "toy",
-        "queues": ["toy.openai", "toy.tools"],
-        "slots": 1,
-        "heartbeat": 20,
-    }
     log = tmp_path / "log"
-    process: subprocess.Popen[bytes] = start_toy(
-        settings, *(["-Q", queues] if queues else []), log=log
-    )
+    arguments = ["-Q", queues] if queues else []
+    process = start_toy(toy_settings(tmp_path), *arguments, log=log)
     assert process.wait(20) == 78
     assert complaint in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [("ConfigurationError", 78), ("DependencyDown", 69)]
+)
+def test_a_worker_whose_runtime_cannot_open_says_so_and_stops(
+    tmp_path: Path, error: str, status: int
+) -> None:
+    log = tmp_path / "log"
+    settings = toy_settings(tmp_path, lifespan_raises=error)
+    process = start_toy(settings, "-Q", "toy.openai", log=log)
+    assert process.wait(20) == status
+    assert "llmgine: the toy is broken\n" in log.read_text()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -17,29 +18,30 @@ from tests.worker.toy_worker import ToyWorker, until
 pytestmark = pytest.mark.integration
 only_our_pool = pytest.mark.parametrize("worker", ["greenlets"], indirect=True)
 
+JOB = "0193c1f2-7d1e-7c3a-9b1e-5f0c2a8e4d11"
 HINT = {"task": "llmgine.step", "id": "1"}
-NO_HINTS: dict[str, tuple[bytes, dict[str, Any] | None]] = {
+GOOD = [[JOB, "answer:done"], {}, {}]
+AFTERWARDS = {"callbacks": [{"task": "llmgine.step", "args": [JOB, "answer:done"]}]}
+NO_HINTS: dict[str, tuple[Any, dict[str, Any] | None]] = {
     "not JSON": (b"\x00\xff garbage", HINT),
     "half a body": (b'[["job", "pa', HINT),
-    "a number": (b"5", HINT),
-    "an object": (b'{"args": ["j", "p"], "kwargs": {}}', HINT),
-    "one argument": (b'[["job"], {}, {}]', HINT),
-    "arguments that are no texts": (b"[[1, {}], {}, {}]", HINT),
-    "keyword arguments": (b'[["j", "answer:done"], {"x": 1}, {}]', HINT),
-    "a task to call afterwards": (
-        b'[["j", "answer:done"], {}, {"callbacks": [{"task": "llmgine.step"}]}]',
-        HINT,
-    ),
-    "an unknown task": (b'[["j", "p"], {}, {}]', {"task": "other", "id": "1"}),
+    "a number": (5, HINT),
+    "Celery's first protocol": ({"args": GOOD[0], "kwargs": {}}, HINT),
+    "one argument": ([[JOB], {}, {}], HINT),
+    "arguments that are no texts": ([[1, {}], {}, {}], HINT),
+    "a job that is no UUID": ([["job", "answer:done"], {}, {}], HINT),
+    "keyword arguments": ([GOOD[0], {"x": 1}, {}], HINT),
+    "a task to call afterwards": ([GOOD[0], {}, AFTERWARDS], HINT),
+    "an unknown task": (GOOD, {**HINT, "task": "other"}),
     "one of Celery's own tasks": (
-        b"[[], {}, {}]",
-        {"task": "celery.backend_cleanup", "id": "1"},
+        [[], {}, {}],
+        {**HINT, "task": "celery.backend_cleanup"},
     ),
-    "no headers": (b'[["j", "p"], {}, {}]', None),
-    "no id": (b'[["j", "p"], {}, {}]', {"task": "llmgine.step"}),
-    "for later": (b'[["j", "p"], {}, {}]', {**HINT, "eta": "2035-01-01T00:00:00"}),
-    "headers of wrong types": (b'[["j", "p"], {}, {}]', {**HINT, "timelimit": "x"}),
-    "unknown compression": (b"abc", {**HINT, "compression": "application/x-none"}),
+    "no headers": (GOOD, None),
+    "no id": (GOOD, {"task": "llmgine.step"}),
+    "for later": (GOOD, {**HINT, "eta": "2035-01-01T00:00:00"}),
+    "headers of wrong types": (GOOD, {**HINT, "timelimit": "x"}),
+    "unknown compression": (GOOD, {**HINT, "compression": "application/x-none"}),
 }
 
 
@@ -91,7 +93,8 @@ async def test_a_hint_that_ends_badly_fails_and_frees_its_slot(
 
 @pytest.mark.parametrize("what", NO_HINTS)
 async def test_what_is_no_hint_is_dead_lettered_raw(worker: ToyWorker, what: str) -> None:
-    body, headers = NO_HINTS[what]
+    value, headers = NO_HINTS[what]
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
     worker.publish_raw(body, headers)
     found: list[bytes] = []
 
@@ -176,6 +179,16 @@ async def test_terminating_a_task_cancels_its_coroutine(worker: ToyWorker) -> No
         app.control.revoke(job, terminate=True)
     await until(lambda: worker.journal("cancelled", job))
     await worker.all_slots_are_free()
+
+
+async def test_a_revoked_hint_runs_all_the_same(worker: ToyWorker) -> None:
+    """Its id comes back with each hint for the step, and only the ledger may cancel."""
+    (job,) = await worker.run("answer:done")
+    with worker.control() as app:
+        revoke = app.control.revoke
+        await asyncio.to_thread(revoke, job, reply=True, timeout=10, limit=1)
+    again = worker.publish("answer:done", id=job)
+    await worker.ended(again)
 
 
 async def test_remote_control_answers(worker: ToyWorker) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from celery import signals
 from kombu.entity import Queue
 
+from llmgine_workers import errors
 from llmgine_workers.celery_app import make_app
 from llmgine_workers.celery_pool import TaskPool
 from llmgine_workers.engine.outcome import (
@@ -144,6 +145,8 @@ signals.task_prerun.connect(on_prerun)
 
 @asynccontextmanager
 async def lifespan(slots: int) -> AsyncIterator[None]:
+    if error := SETTINGS.get("lifespan_raises"):
+        raise getattr(errors, error)("the toy is broken")
     note("opened", slots=slots)
     async with asyncio.timeout(600):  # must be left by the task that entered it
         yield
