@@ -53,9 +53,15 @@ class Ephemeral:
     """
 
     def __init__(
-        self, url: str, prefix: str, *, probe_every_s: float = PROBE_EVERY_S
+        self,
+        url: str,
+        prefix: str,
+        *,
+        answer_s: float = ANSWER_S,
+        probe_every_s: float = PROBE_EVERY_S,
     ) -> None:
         self._prefix = prefix
+        self._answer_s = answer_s
         self._probe_every_s = probe_every_s
         self._short = _client(url, CALLS_AT_ONCE)
         self._blocking = _client(url, READERS_AT_ONCE)
@@ -115,7 +121,7 @@ class Ephemeral:
         async with self._turns:
             self._refuse_if_down()  # it may have failed while we waited
             try:
-                async with _within(ANSWER_S):
+                async with _within(self._answer_s):
                     return await _execute(self._short, command)
             except NoScriptError:
                 raise
@@ -127,7 +133,7 @@ class Ephemeral:
             raise EphemeralDown(self._down)
 
     def _failed(self, error: Exception) -> EphemeralDown:
-        reason = str(error) or f"no answer in {ANSWER_S:g} s"
+        reason = str(error) or f"no answer in {self._answer_s:g} s"
         if _is_about_one_key(error):
             return EphemeralDown(reason)
         self._down = reason

@@ -155,25 +155,26 @@ class Limiter:
 
     async def _pay(self) -> None:
         """Tell Redis, once it is back, what was used without it."""
-        if not self._owes:
+        if not (self._owes or self._paying.locked()):
             return
-        async with self._paying:
-            owed, self._owed = (
-                self._owed,
-                {rule: LocalWindow(rule) for rule in self._owed},
-            )
-            self._owes = False
-            now = self._clock()
-            used = [
-                Usage(rule, amount, age)
-                for rule, window in owed.items()
-                for age, amount in window.ages(now)
-            ]
-            try:
-                if used:
-                    await self._windows.add(used)
-            except BaseException:  # a cancelled step must not forget it either
-                for rule, window in owed.items():
-                    self._owed[rule].absorb(window)
-                self._owes = True
-                raise
+        async with self._paying:  # nobody reserves before the debt is counted
+            if self._owes:
+                await self._pay_all()
+
+    async def _pay_all(self) -> None:
+        owed, self._owed = self._owed, {rule: LocalWindow(rule) for rule in self._owed}
+        self._owes = False
+        now = self._clock()
+        used = [
+            Usage(rule, amount, age)
+            for rule, window in owed.items()
+            for age, amount in window.ages(now)
+        ]
+        try:
+            if used:
+                await self._windows.add(used)
+        except BaseException:  # a cancelled step must not forget it either
+            for rule, window in owed.items():
+                self._owed[rule].absorb(window)
+            self._owes = True
+            raise
