@@ -1,15 +1,11 @@
-"""Time, ids and durations: RFC 3339 in milliseconds, UUIDv7, `250ms 30s 5m 2h 7d`."""
+"""Time and ids: RFC 3339 in milliseconds, UUIDv7 for rows, UUIDv5 for tasks."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from datetime import UTC, datetime
 from uuid import UUID, uuid5
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)")
 
 
 def now() -> datetime:
@@ -23,14 +19,6 @@ def rfc3339(moment: datetime | None) -> str | None:
         return None
     text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
-
-
-def seconds(duration: str) -> float:
-    """Seconds of `250ms 30s 5m 2h 7d`; ValueError says what is accepted."""
-    match = _DURATION.fullmatch(duration)
-    if match is None:
-        raise ValueError(f"{duration!r} is not a duration like 250ms, 30s, 5m, 2h or 7d")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def uuid7(at: float | None = None) -> UUID:

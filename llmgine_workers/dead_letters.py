@@ -75,7 +75,8 @@ async def _judged(
     for message in found:
         if message.letter_id is None:
             if not messages.is_hint(message):
-                await letters.write_unprocessable(rt.ledger, message.body, message.reason)
+                why = message.reason or "a message that is no hint and no letter"
+                await letters.write_unprocessable(rt.ledger, message.body, why)
                 done["unprocessable"] += 1
             verdicts.append(False)
             continue

@@ -18,6 +18,8 @@ from llmgine_workers.ephemeral.connection import Ephemeral
 from llmgine_workers.ephemeral.signals import Signals
 from llmgine_workers.ephemeral.streams import Streams
 from llmgine_workers.events.emit import Events
+from llmgine_workers.events.logs import LogLines
+from llmgine_workers.events.stream import StreamWriter
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.settings import Settings
 
@@ -79,7 +81,12 @@ async def open_runtime(
             ephemeral=ephemeral,
             streams=streams,
             signals=Signals(ephemeral),
-            events=open_events(streams, settings),
+            events=Events(
+                [
+                    StreamWriter(streams, keep_s=settings.redis.keep_streams),
+                    LogLines(settings.telemetry.logs),
+                ]
+            ),
             hints=Hints(broker, ledger, prefix),
             pools=Pools(ledger),
             chains=Chains(ledger),
@@ -89,6 +96,7 @@ async def open_runtime(
         background = [
             asyncio.create_task(work) for work in (rt.hints.run(), rt.pools.run())
         ]
+        stack.push_async_callback(rt.events.close)
         stack.push_async_callback(_cancel, background)
         stack.push_async_callback(_drain, rt)
         yield rt

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from llmgine_workers import clock
+from chains import duration
 from llmgine_workers.errors import ConfigurationError
 
 PLACES = (Path("llmgine.toml"), Path("/etc/llmgine/llmgine.toml"))
@@ -28,7 +28,7 @@ _POOL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 
 
 def _duration(value: Any) -> Any:
-    return clock.seconds(value) if isinstance(value, str) else value
+    return duration.seconds(value) if isinstance(value, str) else value
 
 
 def _size(value: Any) -> Any:
@@ -42,7 +42,7 @@ def _rate(value: Any) -> Any:
     count, _, window = value.partition("/")
     if not count.isdigit():
         raise ValueError("a rate is written like 600/1m")
-    return {"count": int(count), "window_s": clock.seconds(window)}
+    return {"count": int(count), "window_s": duration.seconds(window)}
 
 
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]

@@ -18,20 +18,20 @@ from typing import Any
 from uuid import UUID
 
 from llmgine_workers import clock
-from llmgine_workers.broker import topology
+from llmgine_workers.broker import declare
 from llmgine_workers.engine import upkeep
 from llmgine_workers.engine.finish import Finisher
 from llmgine_workers.engine.heartbeat import Heartbeat
 from llmgine_workers.engine.visit import Presence
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import migrate, steps, sweep, workers
+from llmgine_workers.ledger import schema, steps, sweep, workers
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Claim, Hinted, StepKey
 from llmgine_workers.llm import Provider
 from llmgine_workers.prices import Prices
 from llmgine_workers.providers import open_providers
-from llmgine_workers.resilience.admission import Admission, open_admission
+from llmgine_workers.resilience.admission import Admission
 from llmgine_workers.runtime import Runtime, open_runtime
 from llmgine_workers.settings import Settings
 
@@ -63,8 +63,9 @@ class WorkerRuntime(Runtime):
         return self._suspects if suspect else nullcontext()
 
     def drain(self) -> None:
-        """SIGTERM: no new calls; what still runs when the grace is over is handed back."""
+        """SIGTERM: no new calls; what runs past the grace is handed back."""
         self.draining = True
+        self.spawn(self.events.emit(facts.WorkerDraining(self.worker, self.pool)))
         grace = self.settings.worker.grace
         asyncio.get_running_loop().call_later(
             grace, self.presence.stop_all, "grace is over"
@@ -84,7 +85,7 @@ class WorkerRuntime(Runtime):
 
     def hear_pulse(self, pulse: workers.Pulse) -> None:
         """What the ledger says of us: our size, our ends, our ghosts, our own death."""
-        self.admission.live_workers = max(1, pulse.live_workers)
+        self.admission.limiter.live_workers = max(1, pulse.live_workers)
         if pulse.dead:
             self.presence.stop_all("declared dead")
             self.spawn(self._be_reborn())
@@ -121,7 +122,7 @@ class WorkerRuntime(Runtime):
         await while_away(
             lambda: workers.register(self.ledger, self.worker, self.pool, slots, at)
         )
-        await self.events.emit(facts.WorkerStarted(self.worker, self.pool, slots))
+        await self.events.emit(facts.WorkerStarted(self.worker, self.pool))
 
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:
@@ -148,7 +149,7 @@ async def open_worker(
     )
     async with AsyncExitStack() as stack:
         shared = await stack.enter_async_context(open_runtime(settings, environ))
-        await migrate.verify(shared.ledger)
+        await schema.verify(shared.ledger)
         await _verify_topology(settings, environ)
         mine = {
             name: provider
@@ -163,7 +164,7 @@ async def open_worker(
             pool=pool,
             slots=asyncio.Semaphore(slots),
             providers=providers,
-            admission=open_admission(shared.ephemeral, settings.limits),
+            admission=Admission(shared.ephemeral, settings.limits, shared.events),
             prices=Prices(settings.prices),
         )
         await stack.enter_async_context(rt.alive())
@@ -171,11 +172,10 @@ async def open_worker(
 
 
 async def _verify_topology(settings: Settings, environ: Mapping[str, str]) -> None:
-    found = await asyncio.to_thread(
-        topology.verify,
-        settings.broker.url,
-        settings.broker.prefix,
-        settings.pools(environ),
+    found = await declare.verify(
+        settings.broker.url, settings.broker.prefix, settings.pools(environ)
     )
     if found:
-        raise ConfigurationError("; ".join(map(str, found)))
+        raise ConfigurationError(
+            "; ".join(f"{one.name}: {one.found}; run: {one.command}" for one in found)
+        )

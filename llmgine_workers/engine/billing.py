@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmgine_workers import prices
+from llmgine_workers.engine.request import BOUND_MAX_TOKENS, request_of
 from llmgine_workers.ledger.records import Billed
 from llmgine_workers.llm import LlmAnswer, Usage
+from llmgine_workers.prices import estimate_tokens, estimate_tokens_of_bytes
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.visit import Visit
     from llmgine_workers.errors import StepFailed
-
-BOUND_MAX_TOKENS = 4096
-"""Sent as max_tokens where a budget needs a bound and the chain names none."""
 
 _NOT_GENERATED = {
     "provider_unreachable",
@@ -32,7 +30,7 @@ def upper_bound(visit: Visit) -> int | None:
     """Micro-dollars this call can cost at the most; None if it has no price."""
     if visit.step.kind != "llm":
         return 0
-    max_tokens = visit.max_tokens or BOUND_MAX_TOKENS
+    max_tokens = request_of(visit).max_tokens or BOUND_MAX_TOKENS
     return visit.rt.prices.upper_bound(
         visit.step.model or "", _input_estimate(visit), max_tokens
     )
@@ -63,11 +61,11 @@ def of_cut_call(visit: Visit) -> Billed:
 def _billed(
     visit: Visit, usage: Usage, status: int | None, request_id: str | None
 ) -> Billed:
-    cost = visit.rt.prices.cost(visit.step.model or "", usage)
+    prices, model = visit.rt.prices, visit.step.model or ""
     return Billed(
         usage=usage,
-        cost=cost,
-        price_version=visit.rt.prices.version,
+        cost=prices.cost(model, usage),
+        price_version=prices.version,
         status=status,
         request_id=request_id,
         first_token_at=visit.first_token_at,
@@ -78,9 +76,11 @@ def _estimate(visit: Visit) -> Usage:
     return Usage(
         calls=1,
         input_tokens=_input_estimate(visit),
-        output_tokens=prices.estimate_tokens_of_bytes(visit.received),
+        output_tokens=estimate_tokens_of_bytes(visit.received_bytes),
     )
 
 
 def _input_estimate(visit: Visit) -> int:
-    return prices.estimate_tokens(visit.texts)
+    request = request_of(visit)
+    spoken = [message.content for message in request.messages]
+    return estimate_tokens([*spoken, request.system or ""])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from llmgine_workers import clock
 from llmgine_workers.engine.clean import as_json
@@ -55,11 +55,16 @@ async def failed(visit: Visit, error: StepFailed) -> Outcome:
     return await _later(visit, claim, decision, "retry", spent=visit.calls)
 
 
+def of_bug(kind: str, bug: Exception) -> StepFailed:
+    """An error of our own, as one that passes: its tries are bounded like any other's."""
+    code = "provider_bad_response" if kind == "llm" else "tool_unavailable"
+    return StepFailed(Failure(code, f"internal error: {type(bug).__name__}"))
+
+
 async def refused_again(visit: Visit, refused: Refused) -> Outcome:
     """A retry in place was refused by a gate: the ledger takes over."""
-    assert visit.claim is not None  # noqa: S101 - only called with a claim
     pause = retry.WaitFor(refused.delay_s, refused.reason)
-    return await _later(visit, visit.claim, pause, refused.reason, spent=visit.calls)
+    return await _later(visit, visit.held, pause, refused.reason, spent=visit.calls)
 
 
 async def stopped(visit: Visit, why: str | None) -> Outcome:
@@ -80,6 +85,16 @@ async def hand_back(rt: WorkerRuntime, key: StepKey) -> Outcome:
     return Skip("this worker is leaving")
 
 
+def waiting(reason: str, detail: str, until: datetime) -> dict[str, Any]:
+    """The public `waiting` of a step."""
+    return {
+        "reason": reason,
+        "detail": detail,
+        "since": clock.rfc3339(clock.now()),
+        "until": clock.rfc3339(until),
+    }
+
+
 async def _later(
     visit: Visit,
     claim: Claim,
@@ -97,10 +112,9 @@ async def _later(
         )
     )
     until = clock.now() + timedelta(seconds=delay_s)
-    waiting = {"reason": reason, "detail": detail, "until": until}
     await visit.rt.events.emit(
         facts.StepRestarted(claim.key.job, claim.key.path, claim.n, reason),
-        facts.StepWaiting(claim.key.job, claim.key.path, waiting),
+        facts.StepWaiting(claim.key.job, claim.key.path, waiting(reason, detail, until)),
     )
     return Retry(detail, until)
 
@@ -108,10 +122,7 @@ async def _later(
 async def _finish(
     visit: Visit, state: str, output: str | None, finish_reason: str | None
 ) -> Outcome:
-    assert visit.claim is not None  # noqa: S101 - nothing unclaimed is finished
-    finish = Finish(
-        visit.claim, state, visit.billed, output, finish_reason, visit.failure
-    )
+    finish = Finish(visit.held, state, visit.billed, output, finish_reason, visit.failure)
     if not await visit.rt.finisher.finish(finish):
         return Skip("stale: the step has another owner")
     if state == "failed" and visit.failure:

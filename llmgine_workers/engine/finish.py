@@ -17,11 +17,10 @@ import orjson
 
 from chains import (
     Chain,
-    ExpressionFailed,
     JobFacts,
     Plan,
+    PlanFailed,
     StepResult,
-    TemplateFailed,
     plan,
     steps_of,
 )
@@ -145,7 +144,7 @@ async def go_on(
         next_up = await _plan(connection, job, chain)
         fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
         output = as_json(next_up.output) if next_up.finished else ""
-    except (TemplateFailed, ExpressionFailed, StepFailed, Refusal) as error:
+    except (PlanFailed, StepFailed, Refusal) as error:
         await _decide(connection, job, _planning_failure(error), told)
         return
     owner = (job.id, job.tenant, job.priority)
@@ -171,7 +170,7 @@ async def _plan(connection: Connection, job: LockedJob, chain: Chain) -> Plan:
     return plan(chain, inputs, finished, about, frozenset(known))
 
 
-def _result(state: str, body: str | None, fallback: Any) -> StepResult:
+def _result(state: steps.Ended, body: str | None, fallback: Any) -> StepResult:
     if state == "failed":
         return StepResult("failed", fallback, None, None)
     stored: Mapping[str, Any] = orjson.loads(body) if body else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from llmgine_workers.engine import billing
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
@@ -13,8 +13,9 @@ from llmgine_workers.events import facts
 from llmgine_workers.ledger import steps
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Claim
+from llmgine_workers.resilience import admission as admission_room
 from llmgine_workers.resilience import retry
-from llmgine_workers.resilience.admission import Admitted
+from llmgine_workers.resilience.admission import CANCELLED, SUCCEEDED, Admitted
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -27,8 +28,12 @@ BUDGET_WAIT_S = 1.0
 
 async def retry_in_place(visit: Visit, call: Next) -> Answer:
     """Try again at once what failed before its first byte; each try is an attempt."""
+
+    async def once() -> Answer:
+        return await call(visit)
+
     return await retry.in_place(
-        lambda: call(visit),
+        once,
         attempts_left=visit.step.max_attempts - visit.step.tries,
         seconds_left=lambda: visit.call_seconds_left,
     )
@@ -39,21 +44,21 @@ async def admission(visit: Visit, call: Next) -> Answer:
     rt, model = visit.rt, visit.step.model or ""
     verdict = await rt.admission.ask(rt.pool, model)
     if not isinstance(verdict, Admitted):
-        raise Refused(verdict.reason, verdict.detail, verdict.retry_after_s)
+        _refuse(verdict)
     try:
         answer = await call(visit)
     except (NotOurs, Refused):
         await rt.admission.refund(verdict)
         raise
     except StepFailed as failed:
-        await rt.admission.settle(verdict, failed.failure.code)
-        if failed.failure.code == "provider_rate_limited":
-            await rt.admission.pause(rt.pool, failed.retry_after_s)
+        await rt.admission.settle(
+            verdict, failed.failure.code, retry_after_s=failed.retry_after_s
+        )
         raise
     except asyncio.CancelledError:
-        await asyncio.shield(rt.admission.settle(verdict, "cancelled"))
+        await asyncio.shield(rt.admission.settle(verdict, CANCELLED))
         raise
-    await rt.admission.settle(verdict, None)
+    await rt.admission.settle(verdict, SUCCEEDED)
     return answer
 
 
@@ -82,6 +87,12 @@ async def meter(visit: Visit, call: Next) -> Answer:
     except asyncio.CancelledError:
         visit.billed = billing.of_cut_call(visit)
         raise
+
+
+def _refuse(verdict: admission_room.Wait | admission_room.Refused) -> NoReturn:
+    if isinstance(verdict, admission_room.Wait):
+        raise Refused(verdict.reason, verdict.detail, verdict.retry_after_s)
+    raise StepFailed(Failure("provider_rejected", verdict.detail))
 
 
 async def _opened(visit: Visit, reserved: int | None) -> Claim | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from llmgine_workers.broker import Broker, messages
 from llmgine_workers.ledger import steps
@@ -51,8 +51,7 @@ class Hints:
 
     async def drain(self) -> None:
         """Wait until all that was offered is confirmed or held."""
-        while self._tasks or not self._waiting.empty():
-            await asyncio.sleep(0.01)
+        await self._waiting.join()
 
     async def _publish(self, batch: Sequence[Released]) -> None:
         try:
@@ -63,6 +62,8 @@ class Hints:
                 await self._publish_to(pool, steps_of_pool)
         finally:
             self._batches.release()
+            for _ in batch:
+                self._waiting.task_done()
 
     async def _publish_to(self, pool: str, released: Sequence[Released]) -> None:
         by_message = {
@@ -76,7 +77,7 @@ class Hints:
     async def _hold(self, released: Sequence[Released]) -> None:
         await while_away(lambda: steps.unrelease(self._ledger, released))
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

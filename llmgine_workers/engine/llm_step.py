@@ -9,17 +9,18 @@ import orjson
 from chains import schema_findings
 from llmgine_workers import clock
 from llmgine_workers.engine import billing
+from llmgine_workers.engine.request import headers_of, request_of
 from llmgine_workers.engine.visit import Answer, Visit
 from llmgine_workers.errors import Failure, StepFailed
 from llmgine_workers.events import facts
-from llmgine_workers.llm import Delta, LlmAnswer, LlmRequest, Message, ModelRef
+from llmgine_workers.llm import Delta, LlmAnswer, ModelRef, OnDelta
 
 
 async def call_model(visit: Visit) -> Answer:
     """Make the call; deltas are told while they arrive."""
     model = ModelRef.parse(visit.step.model or "")
     answer = await visit.rt.providers[model.provider].call(
-        request_of(visit, model),
+        request_of(visit),
         timeout_s=visit.call_seconds_left,
         headers=headers_of(visit),
         on_delta=_teller(visit) if visit.step.stream else None,
@@ -34,41 +35,13 @@ async def call_model(visit: Visit) -> Answer:
     )
 
 
-def request_of(visit: Visit, model: ModelRef) -> LlmRequest:
-    """The rendered request of the ledger in the vocabulary of providers."""
-    asked = visit.request
-    known = {"messages", "system", "max_tokens", "schema", "models"}
-    budgeted = billing.BOUND_MAX_TOKENS if visit.step.has_budget else None
-    return LlmRequest(
-        model=model.model,
-        messages=tuple(Message(m["role"], m["content"]) for m in asked["messages"]),
-        system=asked.get("system"),
-        max_tokens=visit.max_tokens or budgeted,
-        schema=asked.get("schema"),
-        parameters={key: value for key, value in asked.items() if key not in known},
-    )
-
-
-def headers_of(visit: Visit) -> dict[str, str]:
-    """What tells one call from another in the provider's own log."""
-    assert visit.claim is not None  # noqa: S101 - the attempt gate comes before
-    key = visit.step.key
-    return {
-        "x-llmgine-job": str(key.job),
-        "x-llmgine-step": key.path,
-        "x-llmgine-attempt": str(visit.claim.n),
-        "x-llmgine-fence": str(visit.claim.fence),
-    }
-
-
-def _teller(visit: Visit) -> Any:
-    claim = visit.claim
-    assert claim is not None  # noqa: S101 - the attempt gate comes before
+def _teller(visit: Visit) -> OnDelta:
+    claim = visit.held
 
     async def tell(delta: Delta) -> None:
         if visit.first_token_at is None:
             visit.first_token_at = clock.now()
-        visit.received += len(delta.text or delta.reasoning or "")
+        visit.received_bytes += len((delta.text or delta.reasoning or "").encode())
         await visit.rt.events.emit(
             facts.StepDelta(
                 claim.key.job,
@@ -77,7 +50,7 @@ def _teller(visit: Visit) -> Any:
                 text=delta.text,
                 reasoning=delta.reasoning,
                 tool_call=delta.tool_call,
-            )  # fmt: skip
+            )
         )
 
     return tell

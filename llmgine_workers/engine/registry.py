@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from chains import Chain, canonical, load_chain, version_of
+from chains import Chain, canonical, from_canonical, read_chains, version_of
 from llmgine_workers.ledger import registry
 from llmgine_workers.ledger.connection import Ledger
 
@@ -37,7 +38,7 @@ class Chains:
             body = await registry.body(self._ledger, version)
             if body is None:
                 return None
-            self._remember(version, load_chain(orjson.loads(body)))
+            self._remember(version, from_canonical(orjson.loads(body)))
         return self._known[version]
 
     async def store(self, chain: Chain) -> str:
@@ -57,10 +58,10 @@ class Chains:
 
     async def push_folder(self, folder: Path) -> list[str]:
         """Push every `.yaml` of a folder; InvalidChain says where one is wrong."""
-        found = [load_chain(path) for path in sorted(folder.glob("*.yaml"))]
-        for chain in found:
+        found = await asyncio.to_thread(read_chains, folder)
+        for chain in found.values():
             await self.push(chain)
-        return [chain.name for chain in found]
+        return list(found)
 
     def _remember(self, version: str, chain: Chain) -> None:
         self._known[version] = chain

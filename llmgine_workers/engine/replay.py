@@ -44,7 +44,7 @@ async def _replay(rt: Runtime, letter_or_job: UUID, by: str) -> Replayed:
     told = await _reopened(rt, job, letter, by)
     if isinstance(told, str):
         return Replayed(letter, job, told)
-    await rt.events.emit(facts.JobReplayed(job, row["step"], str(letter)))
+    await rt.events.emit(facts.JobReplayed(job, row["step"] or "", letter))
     await tell.after_commit(rt, told)
     return Replayed(letter, job)
 

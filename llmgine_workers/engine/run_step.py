@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -17,6 +18,8 @@ from llmgine_workers.events import facts
 from llmgine_workers.ledger import steps
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Hinted, StepKey
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from llmgine_workers.worker_runtime import WorkerRuntime
@@ -62,6 +65,9 @@ async def _call(rt: WorkerRuntime, step: Hinted) -> Outcome:
         return await _refused(visit, refused)
     except StepFailed as failed:
         return await endings.failed(visit, failed)
+    except Exception as bug:  # ours: the step must come to an end all the same
+        log.exception("%s %s", step.key.job, step.key.path)
+        return await endings.failed(visit, endings.of_bug(step.kind, bug))
     except asyncio.CancelledError:
         why = rt.presence.why_stopped(step.key)
         return await asyncio.shield(endings.stopped(visit, why))
@@ -76,6 +82,6 @@ async def _refused(visit: Visit, refused: Refused) -> Outcome:
         lambda: steps.wait(rt.ledger, key, refused.delay_s, refused.reason, str(refused))
     )
     until = clock.now() + timedelta(seconds=refused.delay_s)
-    waiting = {"reason": refused.reason, "detail": str(refused), "until": until}
+    waiting = endings.waiting(refused.reason, str(refused), until)
     await rt.events.emit(facts.StepWaiting(key.job, key.path, waiting))
     return Wait(refused.reason, until)

@@ -12,7 +12,7 @@ from chains import (
     Chain,
     InvalidChain,
     JobFacts,
-    TemplateFailed,
+    PlanFailed,
     fill_inputs,
     load_chain,
     plan,
@@ -124,7 +124,7 @@ def _checked(
             chain, inputs, {}, JobFacts(str(job), dict(request.metadata)), frozenset()
         )
         steps = tuple(new_step(step, rt.models, max_attempts) for step in first.ready)
-    except (TemplateFailed, StepFailed) as error:
+    except (PlanFailed, StepFailed) as error:
         raise Refusal("invalid_input", str(error)) from None
     return NewJob(
         id=job,
@@ -172,7 +172,11 @@ async def _tell(rt: Runtime, job: NewJob, released: list[bool]) -> None:
         ]
     )
     await rt.events.emit(
-        facts.JobQueued(job.id, chain=job.chain_name, metadata=dict(job.metadata)),
+        facts.JobQueued(
+            job.id,
+            chain={"name": job.chain_name, "version": job.chain_version},
+            metadata=dict(job.metadata),
+        ),
         *(
             facts.StepQueued(job.id, step.path, step.kind, step.pool)
             for step in job.steps

@@ -7,9 +7,12 @@ from uuid import UUID
 
 import orjson
 
+from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import views
+from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Finish, Released, StepKey
+from llmgine_workers.llm import Usage
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.finish import Consequence
@@ -45,7 +48,7 @@ async def after_commit(rt: Runtime, told: Consequence) -> None:
 
 async def job_ended(rt: Runtime, job: UUID, letter: UUID | None) -> None:
     """The last fact of a job's run, as the ledger has it."""
-    shown = await views.outcome(rt.ledger, job)
+    shown = await while_away(lambda: views.outcome(rt.ledger, job))
     if shown is None:
         return
     await rt.events.emit(
@@ -53,14 +56,17 @@ async def job_ended(rt: Runtime, job: UUID, letter: UUID | None) -> None:
             job,
             state=shown["state"],
             output=shown["output"],
-            error=shown["error"],
-            usage=shown["usage"],
+            error=Failure(**shown["error"]) if shown["error"] else None,
+            usage=Usage(**shown["usage"]),
             cost_usd=shown["cost_usd"],
-            dead_letter=str(letter) if letter else None,
+            dead_letter=letter,
         )
     )
     if letter:
-        await rt.events.emit(facts.LetterRecorded(job, str(letter)))
+        error = shown["error"]
+        await rt.events.emit(
+            facts.LetterRecorded(letter, job, error["step"], error["code"])
+        )
 
 
 def _finished(finish: Finish, state: str) -> facts.StepFinished:
@@ -75,5 +81,5 @@ def _finished(finish: Finish, state: str) -> facts.StepFinished:
         model=stored.get("model"),
         usage=billed.usage,
         cost_usd=None if billed.cost is None else billed.cost / 1_000_000,
-        error=finish.failure.as_dict() if finish.failure else None,
+        error=finish.failure,
     )

@@ -41,7 +41,7 @@ async def watch_workers(rt: Runtime, watch: Watch) -> None:
         raise
     for one in watch.poll(server, observed, time.monotonic()):
         if await workers.declare_dead(rt.ledger, one.id, one.beat_no):
-            await rt.events.emit(facts.WorkerStopped(one.id, one.pool, "silent"))
+            await rt.events.emit(facts.WorkerStopped(one.id, one.pool))
 
 
 async def take_back_lost_steps(rt: Runtime) -> None:

@@ -53,7 +53,7 @@ class Visit:
     billed: Billed = field(default_factory=Billed)
     failure: Failure | None = None
     answered: LlmAnswer | None = None
-    received: int = 0
+    received_bytes: int = 0
     first_token_at: datetime | None = None
     calls: int = 0
     call_ends: float | None = None
@@ -68,18 +68,14 @@ class Visit:
     def start_call(self) -> None:
         """Forget what an earlier call of this visit left behind."""
         self.billed, self.failure = Billed(), None
-        self.answered, self.received, self.first_token_at = None, 0, None
+        self.answered, self.received_bytes, self.first_token_at = None, 0, None
 
     @property
-    def max_tokens(self) -> int | None:
-        """As the chain asks."""
-        return self.request.get("max_tokens")
-
-    @property
-    def texts(self) -> list[str]:
-        """All that the model will read."""
-        spoken = [message["content"] for message in self.request["messages"]]
-        return [*spoken, self.request.get("system") or ""]
+    def held(self) -> Claim:
+        """The claim; only behind the attempt gate."""
+        if self.claim is None:
+            raise AssertionError("no gate lets an unclaimed step through to its call")
+        return self.claim
 
     @property
     def seconds_left(self) -> float:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
     Pool = asyncpg.Pool[asyncpg.Record]
+else:  # generic only in its stubs
+    Connection, Pool = asyncpg.Connection, asyncpg.Pool
 
 Result = TypeVar("Result")
 

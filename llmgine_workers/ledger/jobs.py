@@ -227,7 +227,8 @@ async def _take_key(
         return
     row = await connection.fetchrow(
         "select i.job_id, i.body_hash, i.created_at, j.state from idempotency i "
-        "left join jobs j on j.id = i.job_id where tenant = $1 and key = $2 for update of i",
+        "left join jobs j on j.id = i.job_id where i.tenant = $1 and i.key = $2 "
+        "for update of i",
         job.tenant, key,
     )  # fmt: skip
     assert row is not None  # noqa: S101 - only prune deletes, a day later

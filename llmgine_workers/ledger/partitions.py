@@ -77,7 +77,8 @@ async def _days(connection: Connection) -> list[date]:
 
 async def _all_ended(connection: Connection, day: date) -> bool:
     return not await connection.fetchval(
-        "select exists (select from jobs where state = 'active' and id >= $1 and id < $2)",
+        "select exists (select from jobs where state = 'active' "
+        "and id >= $1 and id < $2)",
         first_id(day),
         first_id(day + timedelta(days=1)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
 
 from llmgine_workers import clock
@@ -17,10 +18,13 @@ from llmgine_workers.ledger.records import (
     StepKey,
 )
 
+Ended = Literal["succeeded", "failed", "skipped"]
+
 _READ = """
 select s.state = 'queued' and j.state = 'active' and j.ending is null
            and j.expires_at > now() as runnable,
-       s.kind, s.pool, s.tenant, j.chain_name as chain, j.run, j.stream, p.body as request,
+       s.kind, s.pool, s.tenant, j.chain_name as chain, j.run, j.stream,
+       p.body as request,
        s.model, s.timeout_s, s.tries, s.crashes, s.max_attempts, j.expires_at,
        j.max_cost is not null as has_budget
 from steps s join jobs j on j.id = s.job_id
@@ -233,7 +237,8 @@ async def settle(connection: Connection, finish: Finish, state: str) -> bool:
     )  # fmt: skip
     if ours and finish.output is not None:
         await connection.execute(
-            "insert into payloads (job_id, path, kind, body) values ($1, $2, 'output', $3)",
+            "insert into payloads (job_id, path, kind, body) "
+            "values ($1, $2, 'output', $3)",
             held.key.job, held.key.path, finish.output,
         )  # fmt: skip
     return bool(ours)
@@ -259,7 +264,9 @@ async def give_back(ledger: Ledger, claims: Sequence[Claim], attempt_state: str)
             )
 
 
-async def results(connection: Connection, job: UUID) -> dict[str, tuple[str, str | None]]:
+async def results(
+    connection: Connection, job: UUID
+) -> dict[str, tuple[Ended, str | None]]:
     """Every finished step of a job: path -> (state, output JSON)."""
     rows = await connection.fetch(
         "select s.path, s.state, p.body from steps s left join payloads p "

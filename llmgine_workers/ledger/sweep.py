@@ -8,7 +8,7 @@ from uuid import UUID
 from llmgine_workers.errors import Failure
 from llmgine_workers.ledger import jobs
 from llmgine_workers.ledger.connection import Connection, Ledger
-from llmgine_workers.ledger.records import StepKey
+from llmgine_workers.ledger.records import LockedJob, StepKey
 
 OVERRUN_S = 30
 """How long past its deadline a call is left to the worker that made it."""
@@ -135,7 +135,7 @@ async def end_job(
 
 async def _consequence(
     connection: Connection,
-    job: jobs.LockedJob,
+    job: LockedJob,
     key: StepKey,
     state: str,
     failure: Failure | None,

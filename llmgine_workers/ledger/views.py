@@ -32,25 +32,27 @@ _TOKENS = (
 _DAY_OF_IDS = 86_400_000 << 80
 """How far UUIDv7s of two moments a day apart are from each other."""
 
-_SPENT = """
-    select count(model) as model_calls, {sums},
+_SUMS = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _TOKENS)
+_SPENT = f"""
+    select count(model) as model_calls, {_SUMS},
            coalesce(sum(cost), 0)::bigint as cost,
-           coalesce(bool_or(cost is null and state in ('succeeded', 'failed', 'cancelled')),
+           coalesce(bool_or(cost is null and state not in ('started', 'ambiguous')),
                     false) as unpriced,
            coalesce(sum(reserved) filter (where state = 'ambiguous'), 0)::bigint as doubt,
-           coalesce(bool_or(reserved is null and state = 'ambiguous' and model is not null),
-                    false) as doubt_unpriced,
+           coalesce(bool_or(model is not null and reserved is null
+                            and state = 'ambiguous'), false) as doubt_unpriced,
            coalesce(bool_or(simulated), false) as made_up
     from attempts
-""".format(sums=", ".join(f"coalesce(sum({t}), 0)::bigint as {t}" for t in _TOKENS))
+"""
 
-_PROGRESS = """
-    select min(started_at) as started_at, {counts},
+_COUNTS = ", ".join(
+    f"count(*) filter (where state = '{state}') as {state}" for state in STEP_STATES
+)
+_PROGRESS = f"""
+    select min(started_at) as started_at, {_COUNTS},
            count(*) filter (where state in ('queued', 'running', 'waiting')) as unfinished
     from steps
-""".format(
-    counts=", ".join(f"count(*) filter (where state = '{s}') as {s}" for s in STEP_STATES)
-)
+"""
 
 _SHOWN_STATE = """
     case when j.state <> 'active' then j.state
@@ -59,30 +61,43 @@ _SHOWN_STATE = """
          else 'running' end
 """
 
-_JOB = f"""
+
+def _select_jobs(source: str, job: str, letters: str) -> str:
+    """`job` is how its subqueries name a job: with `$1` the planner sees one day only."""
+    return f"""
 select j.*, p.*, s.*, w.*, {_SHOWN_STATE} as shown, i.body as inputs, o.body as output,
-       (select id from letters where job_id = {{job}} and state = 'open'
-        and j.state = 'failed' {{letters_since}} limit 1) as dead_letter
-from {{jobs}} j
-cross join lateral ({_PROGRESS} where job_id = {{job}}) p
-cross join lateral ({_SPENT} where job_id = {{job}}) s
+       (select id from letters where job_id = {job} and state = 'open'
+        and j.state = 'failed' and {letters} limit 1) as dead_letter
+from {source} j
+cross join lateral ({_PROGRESS} where job_id = {job}) p
+cross join lateral ({_SPENT} where job_id = {job}) s
 left join lateral (select reason, detail, waiting_since, wake_at from steps
-                   where job_id = {{job}} and state = 'waiting'
+                   where job_id = {job} and state = 'waiting'
                    order by wake_at limit 1) w on true
-left join payloads i on i.job_id = {{job}} and i.path = '' and i.kind = 'inputs'
-left join payloads o on o.job_id = {{job}} and o.path = '' and o.kind = 'output'
+left join payloads i on i.job_id = {job} and i.path = '' and i.kind = 'inputs'
+left join payloads o on o.job_id = {job} and o.path = '' and o.kind = 'output'
 """
 
-# The job's id itself in every subquery: the planner then looks at one day only.
-_ONE_JOB = (
-    _JOB.format(job="$1", jobs="jobs", letters_since="and id >= $3")
-    + "where j.id = $1 and ($2::text is null or j.tenant = $2)"
-)
 
-_JOBS = """
+def _select_steps(more: str = "") -> str:
+    return f"""
+select st.*, s.*, o.body as output {more}
+from steps st
+cross join lateral ({_SPENT} where job_id = $1 and path = st.path) s
+left join payloads o on o.job_id = $1 and o.path = st.path and o.kind = 'output'
+where st.job_id = $1 and ($2::text is null or st.tenant = $2)
+"""
+
+
+_ONE_JOB = f"""
+{_select_jobs("jobs", "$1", "id >= $3")}
+where j.id = $1 and ($2::text is null or j.tenant = $2)
+"""
+
+_JOBS = f"""
 with wanted as materialized (
-    select j.id from jobs j cross join lateral ({progress} where job_id = j.id) p
-    where j.tenant = $1 and ($2::text is null or {shown} = $2)
+    select j.id from jobs j cross join lateral ({_PROGRESS} where job_id = j.id) p
+    where j.tenant = $1 and ($2::text is null or {_SHOWN_STATE} = $2)
       and ($3::text is null or j.chain_name = $3) and j.metadata @> $4
       and ($5::timestamptz is null or j.created_at > $5)
       and ($6::uuid is null or j.id < $6)
@@ -96,35 +111,26 @@ with wanted as materialized (
     select jobs.*, page.found from jobs join page using (id)
     where place = 1 or place <= $7 and bytes <= $8
 )
-{job} order by j.id desc
-""".format(
-    progress=_PROGRESS, shown=_SHOWN_STATE,
-    job=_JOB.format(job="j.id", jobs="shown", letters_since=""),
-)  # fmt: skip
-
-_STEP = f"""
-select st.*, s.*, o.body as output{{more}}
-from steps st
-cross join lateral ({_SPENT} where job_id = $1 and path = st.path) s
-left join payloads o on o.job_id = $1 and o.path = st.path and o.kind = 'output'
-where st.job_id = $1 and ($2::text is null or st.tenant = $2)
+{_select_jobs("shown", "j.id", "true")} order by j.id desc
 """
 
-_STEPS = (
-    _STEP.format(more="")
-    + """
+_STEPS = f"""
+{_select_steps()}
   and ($3::text is null or (st.created_at, st.path) >
        (select created_at, path from steps where job_id = $1 and path = $3))
-  and (not $5 or st.state in ('succeeded', 'failed', 'skipped', 'cancelled'))
 order by st.created_at, st.path limit $4
 """
-)
+
+_FINISHED_STEPS = f"""
+{_select_steps()} and st.state in ('succeeded', 'failed', 'skipped', 'cancelled')
+order by st.created_at, st.path
+"""
 
 _REQUEST = """,
     (select body from payloads where job_id = $1 and path = $3 and kind = 'request')
     as request
 """
-_ONE_STEP = _STEP.format(more=_REQUEST) + "and st.path = $3"
+_ONE_STEP = f"{_select_steps(_REQUEST)} and st.path = $3"
 _ATTEMPTS = "select * from attempts where job_id = $1 and path = $2 order by n"
 
 
@@ -188,7 +194,7 @@ async def steps(
 ) -> Page:
     """The steps of a job in the order they became ready, without their attempts."""
     async with ledger.connection() as connection:
-        rows = await connection.fetch(_STEPS, job_id, tenant, after, limit + 1, False)
+        rows = await connection.fetch(_STEPS, job_id, tenant, after, limit + 1)
     data = [_step(row) for row in rows[:limit]]
     return Page(data, data[-1]["path"] if len(rows) > limit else None)
 
@@ -215,7 +221,7 @@ async def snapshot(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:
     if shown is None:
         return None
     async with ledger.connection() as connection:
-        rows = await connection.fetch(_STEPS, job_id, None, None, None, True)
+        rows = await connection.fetch(_FINISHED_STEPS, job_id, None)
     return {"job": shown, "steps": [_step(row) for row in rows]}
 
 

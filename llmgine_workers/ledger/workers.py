@@ -41,7 +41,8 @@ async def register(ledger: Ledger, worker: UUID, pool: str, slots: int, at: str)
     host, _, pid = at.rpartition(":")
     async with ledger.connection() as connection:
         await connection.execute(
-            "insert into workers (id, pool, host, pid, slots) values ($1, $2, $3, $4, $5) "
+            "insert into workers (id, pool, host, pid, slots) "
+            "values ($1, $2, $3, $4, $5) "
             "on conflict do nothing",
             worker, pool, host, int(pid), slots,
         )  # fmt: skip

@@ -1,0 +1,32 @@
+"""Whether the schema is what this version needs; apart, for Alembic loads slowly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncpg
+
+from llmgine_workers.errors import ConfigurationError
+from llmgine_workers.ledger.connection import Ledger
+
+_VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+
+async def verify(ledger: Ledger) -> None:
+    """ConfigurationError with the mending command unless the schema is the newest."""
+    newest = max(path.name.partition("_")[0] for path in _VERSIONS.glob("*.sql"))
+    found = await _version(ledger)
+    if found != newest:
+        raise ConfigurationError(
+            f"the ledger's schema {ledger.schema!r} is at {found or 'nothing'}, "
+            f"this version needs {newest}; run: llmgine migrate"
+        )
+
+
+async def _version(ledger: Ledger) -> str | None:
+    try:
+        async with ledger.connection() as connection:
+            found = await connection.fetchval("select version_num from schema_version")
+    except asyncpg.UndefinedTableError:
+        return None
+    return str(found)
