@@ -1,0 +1,1 @@
+"""The HTTP front: validate, authenticate, write the job, relay its events."""

@@ -1,0 +1,30 @@
+"""What every request of one gateway process shares."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.auth import Keyring
+from llmgine_workers.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The stores, the keys, and whether this process is on its way out."""
+
+    rt: Runtime
+    keyring: Keyring
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def _of(request: Request) -> Gateway:
+    found: Gateway = request.app.state.gateway
+    return found
+
+
+Here = Annotated[Gateway, Depends(_of)]
+"""A route's parameter: the gateway that serves it."""

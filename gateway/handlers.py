@@ -1,0 +1,105 @@
+"""Whatever is raised while a request is handled becomes a problem of the one table."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import PROBLEMS, Problem, ledger_down, not_found, respond
+from gateway.findings import findings_of
+from llmgine_workers import clock
+from llmgine_workers.errors import Refusal
+from llmgine_workers.ledger.connection import LedgerDown
+
+HANDLED = (Problem, Refusal, LedgerDown, RequestValidationError, HTTPException)
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+_log = logging.getLogger(__name__)
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """The handler of all of `HANDLED`."""
+    return respond(_problem(request, error), request.state.request_id)
+
+
+def refusal_problem(refusal: Refusal) -> Problem:
+    """What a room below refused, as the gateway says it."""
+    code = refusal.code if refusal.code in PROBLEMS else "invalid_input"
+    return Problem(code, str(refusal), refusal.findings)
+
+
+class RequestIds:
+    """ASGI: gives each request its id, and a defect of ours a problem, never a trace."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and answer for it if the application does not."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = str(clock.uuid7())
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun = False
+
+        async def named(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                header = (b"x-request-id", request_id.encode())
+                message = {**message, "headers": [*message["headers"], header]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, named)
+        except ClientDisconnect:
+            return
+        except Exception:  # a defect: the client gets an id, the log gets the trace
+            _log.exception("request %s failed", request_id)
+            if not begun:
+                problem = Problem("internal", f"see the gateway's log for {request_id}")
+                await respond(problem, request_id)(scope, receive, named)
+
+
+def _problem(request: Request, error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, Refusal):
+        return refusal_problem(error)
+    if isinstance(error, LedgerDown):
+        return ledger_down()
+    if isinstance(error, RequestValidationError):
+        return Problem.of(findings_of(error.errors()))
+    return _http_problem(request, cast("HTTPException", error))
+
+
+def _http_problem(request: Request, error: HTTPException) -> Problem:
+    if error.status_code == 404:
+        return not_found()
+    if error.status_code == 405:
+        allowed = ", ".join(_allowed_methods(request))
+        detail = f"{request.method} is not for this path, only {allowed}"
+        return Problem("method_not_allowed", detail, headers={"Allow": allowed})
+    _log.error("unforeseen HTTP error %s: %s", error.status_code, error.detail)
+    return Problem("internal", "the gateway could not handle the request")
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Those of all routes of a path: Starlette names only the first one's."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in routes
+        )
+    ]

@@ -1,0 +1,1 @@
+"""The addresses of interface section 2, one file per noun."""

@@ -1,0 +1,170 @@
+"""`/v1/jobs`: submit one, look at one, list them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AwareDatetime
+from starlette.responses import Response
+
+from gateway.answers import JobId, answer, for_caller
+from gateway.auth import Caller, with_scope
+from gateway.context import Gateway, Here
+from gateway.errors import Problem, not_found
+from gateway.following import wait_until_ended
+from gateway.handlers import refusal_problem
+from gateway.json_body import read_json
+from gateway.openapi import documented
+from gateway.routes.events import event_response
+from gateway.submission import job_request
+from llmgine_workers.engine.submit import JobRequest, Submitted, submit
+from llmgine_workers.errors import Refusal
+from llmgine_workers.ledger import views
+from llmgine_workers.ledger.connection import LedgerDown
+
+MAX_WAIT_S = 60
+_ENDS = ("succeeded", "failed", "cancelled")
+_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_METADATA = "metadata."
+
+Wait = Annotated[
+    float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the job's end")
+]
+State = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
+
+router = APIRouter()
+
+
+def _wanted(
+    request: Request,
+    state: State | None = None,
+    chain: Annotated[str | None, Query(max_length=200)] = None,
+    created_after: AwareDatetime | None = None,
+) -> views.Wanted:
+    metadata = {
+        name.removeprefix(_METADATA): value
+        for name, value in request.query_params.items()
+        if name.startswith(_METADATA)
+    }
+    if any("\0" in text for text in (chain or "", *metadata, *metadata.values())):
+        raise Problem("nul_not_allowed", "no filter can have the character U+0000")
+    return views.Wanted(state, chain, metadata, created_after)
+
+
+@router.post("/v1/jobs", **documented("Job", (200, 202), body="JobSubmission"))
+async def post_job(
+    request: Request,
+    here: Here,
+    caller: Annotated[Caller, with_scope("submit")],
+    wait: Wait = 0.0,
+) -> Response:
+    """Accept a job: 202, or 200 if it ended within `wait`; or its events, if accepted."""
+    streaming = "text/event-stream" in request.headers.get("accept", "")
+    if streaming:
+        caller.need("read")
+    key = _idempotency_key(request)
+    body = await read_json(request, here.rt.settings.gateway.max_body)
+    idempotency = (key, body_hash(body)) if key else None
+    submitted = await _submit(here, caller, job_request(body), idempotency)
+    headers = {"Location": f"/v1/jobs/{submitted.job}"}
+    if submitted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if streaming:
+        return event_response(here, submitted.job, 0, headers)
+    return await _accepted(here, caller, submitted.job, wait, headers)
+
+
+@router.get("/v1/jobs", **documented("JobPage"))
+async def list_jobs(
+    here: Here,
+    caller: Annotated[Caller, with_scope("read")],
+    wanted: Annotated[views.Wanted, Depends(_wanted)],
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next_cursor`")] = None,
+) -> Response:
+    """The tenant's jobs, newest first; `metadata.KEY=VALUE` narrows the list as well."""
+    page = await views.jobs(
+        here.rt.ledger, caller.tenant, wanted, limit=limit, before=_job_cursor(cursor)
+    )
+    return answer({"data": page.data, "next_cursor": page.next_cursor})
+
+
+@router.get("/v1/jobs/{job}", **documented("Job"))
+async def get_job(
+    job: JobId,
+    here: Here,
+    caller: Annotated[Caller, with_scope("read")],
+    wait: Wait = 0.0,
+) -> Response:
+    """The job as it stands, or as it ended if it did so within `wait` seconds."""
+    shown = await views.job(here.rt.ledger, caller.tenant, job)
+    if shown is None:
+        raise not_found()
+    if wait and shown["state"] not in _ENDS:
+        await wait_until_ended(here.rt.ledger, here.rt.streams, job, wait, here.stopping)
+        shown = await views.job(here.rt.ledger, caller.tenant, job)
+    return answer(shown)
+
+
+def body_hash(body: Any) -> bytes:
+    """SHA-256 of the canonical JSON: spaces and the order of keys do not count."""
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+async def _submit(
+    here: Gateway,
+    caller: Caller,
+    request: JobRequest,
+    idempotency: tuple[str, bytes] | None,
+) -> Submitted:
+    try:
+        return await submit(here.rt, caller.tenant, request, idempotency)
+    except Refusal as refusal:
+        problem = refusal_problem(refusal)
+        if problem.code == "invalid_chain":
+            problem.findings = [
+                {**finding, "pointer": f"/chain{finding['pointer']}"}
+                for finding in problem.findings
+            ]
+        raise problem from None
+
+
+async def _accepted(
+    here: Gateway, caller: Caller, job: UUID, wait: float, headers: dict[str, str]
+) -> Response:
+    try:
+        if wait:
+            await wait_until_ended(
+                here.rt.ledger, here.rt.streams, job, wait, here.stopping
+            )
+        shown = await views.job(here.rt.ledger, caller.tenant, job)
+    except LedgerDown:
+        detail = f"job {job} is accepted, but the ledger cannot be read now"
+        raise Problem("ledger_unavailable", detail, headers=headers) from None
+    if shown is None:
+        raise not_found()
+    status = 200 if shown["state"] in _ENDS else 202
+    return answer(for_caller(shown, caller), status, headers)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    sent = request.headers.getlist("idempotency-key")
+    if not sent:
+        return None
+    if len(sent) > 1 or not _KEY.fullmatch(sent[0]):
+        raise Problem(
+            "invalid_idempotency_key", "one header of 1 to 255 printable ASCII characters"
+        )
+    return sent[0]
+
+
+def _job_cursor(cursor: str | None) -> UUID | None:
+    try:
+        return UUID(cursor) if cursor is not None else None
+    except ValueError:
+        raise Problem("invalid_cursor", "use next_cursor of the page before") from None

@@ -1,0 +1,234 @@
+"""The shapes of interface sections 3, 5 and 6 for `/openapi.json`.
+
+Answers are built from the ledger as plain values and not through these models; the
+tests hold every answer against the schema that is made of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JobState = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
+StepState = Literal[
+    "queued", "running", "waiting", "succeeded", "failed", "skipped", "cancelled"
+]
+AttemptState = Literal["started", "succeeded", "failed", "cancelled", "ambiguous"]
+Reason = Literal[
+    "limit", "budget", "breaker", "provider_pause", "retry", "paused", "event", "timer"
+]
+Usd = float | None
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Error(_Shape):
+    """Why a job, step or attempt failed."""
+
+    code: str
+    message: str
+    step: str | None
+    attempts: int
+    exhausted: bool
+    model: str | None
+    status: int | None
+    request_id: str | None
+
+
+class Waiting(_Shape):
+    """Why nothing happens, and until when."""
+
+    reason: Reason
+    detail: str | None
+    since: datetime
+    until: datetime
+
+
+class ChainVersion(_Shape):
+    """Which chain, to the letter."""
+
+    name: str
+    version: str
+
+
+class Progress(_Shape):
+    """Steps by state; steps that are not ready yet count in `total` only."""
+
+    total: int
+    queued: int
+    running: int
+    waiting: int
+    succeeded: int
+    failed: int
+    skipped: int
+    cancelled: int
+
+
+class Usage(_Shape):
+    """Model calls and their tokens, as the providers reported them."""
+
+    calls: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+
+
+class Options(_Shape):
+    """How the job runs."""
+
+    priority: Literal["interactive", "normal", "batch"]
+    timeout_s: float
+    max_attempts: int
+    max_cost_usd: Usd
+    stream: bool
+    webhook: str | None
+
+
+class Links(_Shape):
+    """Where the rest is."""
+
+    self: str
+    steps: str
+    events: str
+
+
+class Job(_Shape):
+    """A job as it stands. Unknown costs are null."""
+
+    id: UUID
+    tenant: str
+    batch: UUID | None
+    forked_from: UUID | None
+    replays: int
+    dead_letter: UUID | None
+    chain: ChainVersion
+    metadata: dict[str, str]
+    simulated: bool
+    state: JobState
+    waiting: Waiting | None
+    inputs: Any
+    output: Any
+    error: Error | None
+    progress: Progress
+    usage: Usage
+    cost_usd: Usd
+    possible_duplicate_usd: Usd
+    options: Options
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime
+    links: Links
+
+
+class JobPage(_Shape):
+    """Jobs, newest first."""
+
+    data: list[Job]
+    next_cursor: str | None
+
+
+class StepSummary(_Shape):
+    """A step without its attempts."""
+
+    path: str
+    kind: Literal["llm", "tool"]
+    pool: str
+    state: StepState
+    waiting: Waiting | None
+    fence: int
+    crashes: int
+    error: Error | None
+    output: Any
+    text: str | None
+    finish_reason: str | None
+    model: str | None
+    why: str | None
+    usage: Usage
+    cost_usd: Usd
+    simulated: bool
+
+
+class Attempt(_Shape):
+    """One physical call."""
+
+    id: UUID
+    n: int
+    state: AttemptState
+    model: str | None
+    status: int | None
+    request_id: str | None
+    error: Error | None
+    cost_usd: Usd
+    started_at: datetime
+    first_token_at: datetime | None
+    finished_at: datetime | None
+
+
+class Step(StepSummary):
+    """One step. `request` needs the scope `payloads`, else it is null."""
+
+    attempts: list[Attempt]
+    request: dict[str, Any] | None
+
+
+class StepPage(_Shape):
+    """Steps in the order they became ready."""
+
+    data: list[StepSummary]
+    next_cursor: str | None
+
+
+class ChainSummary(_Shape):
+    """A chain that can be submitted by name; `inputs` are JSON Schemas."""
+
+    name: str
+    version: str
+    description: str
+    inputs: dict[str, Any]
+
+
+class ChainPage(_Shape):
+    """Chains by name."""
+
+    data: list[ChainSummary]
+    next_cursor: str | None
+
+
+class Health(_Shape):
+    """All is well, or there is a problem instead."""
+
+    status: Literal["ok"]
+
+
+class Finding(_Shape):
+    """One thing to mend, and where: a JSON pointer, or `/query/...`, `/header/...`."""
+
+    pointer: str
+    code: str
+    detail: str
+    limit: float | None = None
+    suggestion: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+
+class Problem(_Shape):
+    """A refused request (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    request_id: UUID
+    errors: list[Finding] = Field(description="everything that is wrong, at once")
+
+
+ALL = (Job, JobPage, Step, StepPage, ChainPage, Health, Problem)

@@ -1,0 +1,131 @@
+"""The body of `POST /v1/jobs`: checked whole, then what the engine is asked for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from chains import duration
+from gateway.errors import Problem
+from gateway.findings import findings_of
+from llmgine_workers.engine.submit import JobRequest, Options
+
+MIN_TIMEOUT_S = 1.0
+MAX_TIMEOUT_S = 86_400.0
+MAX_METADATA_KEYS = 16
+MAX_METADATA_CHARS = 512
+"""Of a key and of a value."""
+MAX_COST_USD = 1_000_000.0
+LEAST_COST_USD = 0.000001
+"""The unit in which money is counted."""
+
+
+def _timeout(written: str) -> str:
+    try:
+        seconds = duration.seconds(written)
+    except ValueError as error:
+        raise PydanticCustomError("invalid_input", str(error)) from None
+    if not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
+        raise PydanticCustomError("out_of_range", "from 1s to 24h")
+    return written
+
+
+def _no_webhook(value: Any) -> None:
+    if value is not None:
+        raise PydanticCustomError(
+            "webhook_not_allowed", "this version delivers no webhooks"
+        )
+
+
+def _chain(value: Any) -> Any:
+    if isinstance(value, dict) or (isinstance(value, str) and 0 < len(value) <= 200):
+        return value
+    raise PydanticCustomError("invalid_input", "must be a chain's name or a chain object")
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_METADATA_CHARS)]
+Chain = Annotated[
+    Any,
+    BeforeValidator(_chain),
+    WithJsonSchema({"type": ["string", "object"], "additionalProperties": True}),
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class JobOptions(_Strict):
+    """How the job is to run; null is the installation's default."""
+
+    priority: Literal["interactive", "normal", "batch"] = "normal"
+    timeout: Annotated[str, AfterValidator(_timeout)] = "10m"
+    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    max_cost_usd: Annotated[float, Field(ge=LEAST_COST_USD, le=MAX_COST_USD)] | None = (
+        None
+    )
+    stream: bool = True
+    webhook: Annotated[
+        None, BeforeValidator(_no_webhook), WithJsonSchema({"type": "null"})
+    ] = None
+
+
+class JobSubmission(_Strict):
+    """A job to be: a chain with its inputs, or one tool with its arguments."""
+
+    chain: Chain = None
+    inputs: dict[str, Any] = Field(default_factory=dict)
+    tool: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    metadata: Annotated[dict[Text, Text], Field(max_length=MAX_METADATA_KEYS)] = Field(
+        default_factory=dict
+    )
+    options: JobOptions = Field(default_factory=JobOptions)
+
+    @model_validator(mode="after")
+    def _one_thing_to_do(self) -> JobSubmission:
+        if (self.chain is None) == (self.tool is None):
+            raise ValueError("write either chain or tool")
+        if self.tool is not None and self.inputs:
+            raise ValueError("a tool takes arguments, not inputs")
+        if self.chain is not None and self.arguments:
+            raise ValueError("a chain takes inputs, not arguments")
+        return self
+
+
+_FIELDS = (*JobSubmission.model_fields, *JobOptions.model_fields)
+
+
+def job_request(body: Any) -> JobRequest:
+    """The engine's request; Problem with every finding if the body does not fit."""
+    try:
+        asked = JobSubmission.model_validate(body)
+    except ValidationError as error:
+        raise Problem.of(findings_of(error.errors(), _FIELDS)) from None
+    options = asked.options
+    return JobRequest(
+        chain=asked.chain,
+        tool=asked.tool,
+        arguments=asked.arguments,
+        inputs=asked.inputs,
+        metadata=asked.metadata,
+        options=Options(
+            priority=options.priority,
+            timeout_s=duration.seconds(options.timeout),
+            max_attempts=options.max_attempts,
+            max_cost_usd=options.max_cost_usd,
+            stream=options.stream,
+        ),
+    )
