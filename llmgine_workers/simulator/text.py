@@ -44,8 +44,25 @@ _ENDS = (
     "with only small exceptions", "and the details bear that out", "at every step",
     "once the noise is set aside",
 )  # fmt: skip
-# Suffixes of exactly 0, 4, 8, 12 and 16 bytes: each is one token more than the last.
-_CLOSINGS = ("", " too", " as well", " in this way", " in this way too")
+# Each is 4 bytes, so one token, longer than the last, from 0 to 32 bytes.
+_CLOSINGS = (
+    "",
+    " too",
+    " as well",
+    " in this way",
+    " in the same way",
+    " in the same way too",
+    " and in this way as well",
+    " and in the same way as well",
+    " and in the same way, as it were",
+)
+# A sentence is not cut right behind one of these, nor within its first words.
+_OPEN_WORDS = frozenset((
+    "a", "an", "and", "as", "at", "be", "bear", "can", "closely", "every", "for", "from",
+    "in", "is", "it", "may", "more", "noise", "on", "once", "only", "over", "set", "sets",
+    "small", "than", "that", "the", "tied", "to", "way", "wider", "with", "without",
+))  # fmt: skip
+_FIRST_WORDS = 6
 
 
 def count_tokens(text: str) -> int:
@@ -109,8 +126,19 @@ def _fit(text: str, tokens: int) -> str:
     """Cut at a word and close the sentence so that the count is met exactly."""
     cut = truncate(text, tokens)[:-1]
     at_word = cut.rsplit(" ", 1)[0] if " " in cut else cut
-    body = at_word.rstrip(" ,.")
-    for closing in _CLOSINGS:
-        if count_tokens(whole := body + closing + ".") == tokens:
-            return whole
+    for body in (_closable(at_word), at_word.rstrip(" ,.")):
+        for closing in _CLOSINGS:
+            if count_tokens(whole := body + closing + ".") == tokens:
+                return whole
     return truncate(text, tokens)
+
+
+def _closable(text: str) -> str:
+    """The text without a last sentence just begun, or its last open words."""
+    whole, dot, begun = text.rpartition(". ")
+    words = begun.split()
+    if dot and len(words) < _FIRST_WORDS:
+        return whole
+    while words and words[-1] in _OPEN_WORDS:
+        words.pop()
+    return (whole + dot + " ".join(words)).rstrip(" ,.")

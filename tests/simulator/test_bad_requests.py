@@ -22,8 +22,8 @@ from llmgine_workers.simulator.wire import Reply, Wire
 KEYS = st.sampled_from((
     "type", "name", "function", "parameters", "input_schema", "text", "role", "content",
     "schema", "json_schema", "format", "properties", "items", "enum", "minimum",
-    "maximum", "multipleOf", "minItems", "maxLength", "required", "anyOf", "allOf", "$ref",
-    "input", "prefixItems", "tool_calls", "id", "include_usage", "message", "max_tokens",
+    "maximum", "multipleOf", "minItems", "maxLength", "required", "anyOf", "allOf",
+    "$ref", "input", "prefixItems", "tool_calls", "id", "include_usage", "max_tokens",
 ))  # fmt: skip
 WORDS = st.sampled_from((
     "user", "assistant", "tool", "text", "object", "array", "string", "integer", "number",
