@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return Exit.OK
 
 
-def _show_version(value: bool) -> None:  # noqa: FBT001 - the shape typer calls
+def _show_version(value: bool) -> None:
     if value:
         from importlib.metadata import version
 

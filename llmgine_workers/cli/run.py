@@ -59,7 +59,7 @@ def gateway(context: typer.Context) -> None:
 
     given = invocation.of(context)
     settings = given.settings()
-    invocation.wait_for(lambda: app.serve(settings, given.environ))
+    app.serve(settings, given.environ)
 
 
 def worker(
