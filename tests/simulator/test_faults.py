@@ -123,7 +123,7 @@ async def test_a_hanging_call_is_cut_when_the_client_gives_up(
     simulator: Simulator, wire: str, stream: bool
 ) -> None:
     with pytest.raises(SDK[wire].APITimeoutError):
-        await ASK[wire](simulator, "[[sim:fault=hang]]", stream=stream, timeout=0.05)
+        await ASK[wire](simulator, "[[sim:fault=hang]]", stream=stream, timeout=0.2)
     assert await ended(simulator) == "cut"
 
 

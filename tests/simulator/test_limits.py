@@ -1,11 +1,14 @@
 """Requests and tokens per window: enforced, reported, and free again after it."""
 
+import asyncio
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import anthropic
 import openai
 import pytest
 
+from llmgine_workers.simulator import Simulator
 from llmgine_workers.simulator.limits import RateLimits, SlidingWindow
 from llmgine_workers.simulator.openai_wire import _go_duration
 from tests.simulator.conftest import (
@@ -53,30 +56,30 @@ def test_resets_are_written_as_the_service_does(seconds: float, text: str) -> No
 async def test_too_many_requests_are_refused_and_admitted_after_the_window(
     start: Start,
 ) -> None:
-    simulator = await start(requests=2, window=0.2)
-    await ask_openai(simulator, "one")
-    await ask_openai(simulator, "two")
-    with pytest.raises(openai.RateLimitError) as caught:
-        await ask_openai(simulator, "three")
-    headers = caught.value.response.headers
-    assert caught.value.type == "requests"
-    assert caught.value.code == "rate_limit_exceeded"
+    simulator = await start(requests=2, window=0.5)
+    burst = (ask_openai(simulator, f"{n}") for n in range(12))
+    results = await asyncio.gather(*burst, return_exceptions=True)
+    refused = [error for error in results if isinstance(error, openai.RateLimitError)]
+    assert refused
+    headers = refused[0].response.headers
+    assert refused[0].type == "requests"
+    assert refused[0].code == "rate_limit_exceeded"
     assert headers["retry-after"] == "1"
-    assert 0 < int(headers["retry-after-ms"]) <= 200
+    assert 0 < int(headers["retry-after-ms"]) <= 500
     assert headers["x-ratelimit-remaining-requests"] == "0"
-    assert simulator.calls[2].ended == "refused"
+    async with asyncio.timeout(10):
+        while not await admitted(simulator):  # noqa: ASYNC110  nothing would set it
+            await asyncio.sleep(0.05)
+    moments = [c.started_mono for c in simulator.calls if c.ended == "completed"]
+    assert all(third - first > 0.4 for first, third in pairwise(moments[::2]))
 
-    async def admitted() -> bool:
-        try:
-            await ask_openai(simulator, "four")
-        except openai.RateLimitError:
-            return False
-        return True
 
-    while not await admitted():
-        assert len(simulator.calls) < 200
-    waited = simulator.calls[-1].started_mono - simulator.calls[0].started_mono
-    assert waited >= 0.19
+async def admitted(simulator: Simulator) -> bool:
+    try:
+        await ask_openai(simulator, "again")
+    except openai.RateLimitError:
+        return False
+    return True
 
 
 async def test_tokens_are_limited_by_input_and_output(start: Start) -> None:
@@ -86,7 +89,7 @@ async def test_tokens_are_limited_by_input_and_output(start: Start) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         await ask_openai(simulator, "[[sim:tokens=150]]")
     assert caught.value.type == "tokens"
-    assert int(caught.value.response.headers["retry-after"]) in (59, 60)
+    assert 50 <= int(caught.value.response.headers["retry-after"]) <= 60
 
 
 async def test_openai_headers_tell_what_is_left(start: Start) -> None:
@@ -100,7 +103,7 @@ async def test_openai_headers_tell_what_is_left(start: Start) -> None:
     assert raw.headers["x-ratelimit-remaining-requests"] == "99"
     assert raw.headers["x-ratelimit-limit-tokens"] == "10000"
     assert raw.headers["x-ratelimit-remaining-tokens"] == str(10_000 - used)
-    assert raw.headers["x-ratelimit-reset-requests"] in ("1m0s", "59.999s")
+    assert raw.headers["x-ratelimit-reset-requests"].startswith(("1m", "59."))
 
 
 async def test_anthropic_headers_tell_what_is_left(start: Start) -> None:
@@ -112,7 +115,7 @@ async def test_anthropic_headers_tell_what_is_left(start: Start) -> None:
     assert raw.headers["anthropic-ratelimit-requests-remaining"] == "99"
     assert raw.headers["anthropic-ratelimit-tokens-limit"] == "10000"
     reset = datetime.fromisoformat(raw.headers["anthropic-ratelimit-requests-reset"])
-    assert 57 <= (reset - datetime.now(UTC)).total_seconds() <= 60
+    assert 50 <= (reset - datetime.now(UTC)).total_seconds() <= 60
 
 
 async def test_each_service_has_its_own_account(start: Start) -> None:
