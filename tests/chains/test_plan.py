@@ -10,8 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chains import Chain, JobFacts, Plan, StepResult, TemplateFailed, plan, steps_of
-from tests.chains.writing import JOB, chain, llm, parallel, returned, said, tool
+from chains import (
+    Chain,
+    JobFacts,
+    Plan,
+    StepResult,
+    TemplateFailed,
+    from_canonical,
+    plan,
+    steps_of,
+)
+from tests.chains.writing import (
+    JOB,
+    chain,
+    llm,
+    parallel,
+    returned,
+    said,
+    tool,
+    written,
+)
 
 
 def next_up(of: Chain, results: dict[str, StepResult] | None = None, **more: Any) -> Plan:
@@ -224,6 +242,14 @@ def test_a_missing_value_names_the_step_by_its_path() -> None:
     assert (caught.value.code, caught.value.step, caught.value.path) == (
         "template_failed", "p.x.a", "steps.first.output.score",
     )  # fmt: skip
+
+
+def test_a_name_of_the_own_list_hides_an_outer_one_even_before_it_has_ended() -> None:
+    """Nothing that came through the checks does this; what did not must not vary."""
+    inner = parallel("p", x=[tool("b", {"x": "{{ steps.a.output }}"}), tool("a")])
+    unchecked = from_canonical(written(tool("a"), inner))
+    with pytest.raises(TemplateFailed, match=r"p\.x\.b: steps\.a\.output"):
+        next_up(unchecked, {"a": returned("outer")})
 
 
 def test_a_missing_value_in_the_output_is_told_too() -> None:

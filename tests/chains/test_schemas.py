@@ -122,6 +122,13 @@ def doubling(levels: int) -> dict[str, Any]:
     return {"$defs": definitions | {f"d{levels}": {}}, "$ref": "#/$defs/d0"}
 
 
+def chained(links: int) -> dict[str, Any]:
+    definitions: dict[str, Any] = {
+        f"d{n}": {"$ref": f"#/$defs/d{n - 1}"} for n in range(1, links)
+    }
+    return {"$defs": {"d0": {}} | definitions}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -143,7 +150,7 @@ def doubling(levels: int) -> dict[str, Any]:
         {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
         {"$ref": "#/$defs/gone"},
         doubling(40),
-        {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(500)}},
+        chained(1500),
     ],
 )
 def test_a_schema_that_is_unsound_or_could_do_harm_is_refused(schema: Any) -> None:
@@ -152,6 +159,23 @@ def test_a_schema_that_is_unsound_or_could_do_harm_is_refused(schema: Any) -> No
     assert {finding.code for finding in findings} == {"invalid_schema"}
     assert all(finding.pointer.startswith("/here") for finding in findings)
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"items": {"$ref": "#"}}, "# refers to itself"),
+        ({"$defs": {"a": {"$ref": "#/$defs/a"}}}, "#/$defs/a refers to itself"),
+        ({"$ref": "#/$defs/gone"}, "#/$defs/gone is not there"),
+        ({"$ref": "https://example.com/x"}, "https://example.com/x is outside"),
+        ({"$anchor": "x"}, "$anchor is not supported"),
+        (doubling(40), "at most 10000 values"),
+        (chained(1500), "more than 50 references in a row"),
+    ],
+)
+def test_a_refused_reference_is_named(schema: Any, words: str) -> None:
+    (finding,) = check_schema(schema)
+    assert words in finding.detail
 
 
 def test_a_reference_elsewhere_is_never_fetched() -> None:
@@ -175,6 +199,7 @@ def test_a_reference_elsewhere_is_never_fetched() -> None:
         {"$defs": {"a/b": {}}, "$ref": "#/$defs/a~1b"},
         {"pattern": "^(a+)+$"},
         doubling(5),
+        chained(40),
     ],
 )
 def test_an_ordinary_schema_is_sound(schema: Any) -> None:
