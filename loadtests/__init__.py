@@ -1,0 +1,1 @@
+"""Load and fault runs against a whole installation on this machine."""

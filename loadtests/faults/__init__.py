@@ -1,0 +1,1 @@
+"""One module per fault: `python -m loadtests.faults.killed_workers --jobs 2000`."""
