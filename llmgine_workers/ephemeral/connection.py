@@ -63,7 +63,7 @@ class Ephemeral:
         self._prefix = prefix
         self._answer_s = answer_s
         self._probe_every_s = probe_every_s
-        self._short = _client(url, CALLS_AT_ONCE)
+        self._short = _client(url, CALLS_AT_ONCE + 1)  # one for the probe
         self._blocking = _client(url, READERS_AT_ONCE)
         self._turns = asyncio.Semaphore(CALLS_AT_ONCE)
         self._down: str | None = None
@@ -96,14 +96,17 @@ class Ephemeral:
             return await self._answer(("EVAL", script.source, *rest))
 
     async def blocking(self, block_s: float, *command: Argument) -> Any:
-        """A command that the server may hold back for `block_s`; the raw reply."""
+        """A command that the server may hold back for `block_s`; the raw reply.
+
+        One reader's lost connection says little, so its failure marks nothing down.
+        """
         self._refuse_if_down()
         try:
             # The slack is for the server's own tick and for our loop.
             async with asyncio.timeout(block_s + 1.0):
                 return await _execute(self._blocking, command)
         except (RedisError, OSError, TimeoutError) as error:
-            raise self._failed(error) from None
+            raise EphemeralDown(str(error) or "a blocking read hangs") from None
 
     async def close(self) -> None:
         """Stop probing and close the connections."""

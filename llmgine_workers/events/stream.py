@@ -124,7 +124,7 @@ class StreamWriter:
     def _take_delta(self, delta: StepDelta) -> None:
         step = (delta.job, delta.step)
         last = self._next.last_of_step.get(step)
-        if last is not None and last.takes(delta):
+        if last is not None and last.takes(delta) and not self._is_full():
             piece = delta.text or delta.reasoning or ""
             last.pieces.append(piece)
             self._next.size += len(piece)
@@ -141,7 +141,7 @@ class StreamWriter:
 
     def _hold(self, fact: JobFact) -> _Held | None:
         coming = self._next
-        if coming.count >= MAX_HELD or coming.size >= MAX_HELD_BYTES:
+        if self._is_full():
             self.dropped += 1
             return None
         held = _Held(fact)
@@ -149,6 +149,9 @@ class StreamWriter:
         coming.count += 1
         coming.size += len(getattr(fact, "text", None) or "")
         return held
+
+    def _is_full(self) -> bool:
+        return self._next.count >= MAX_HELD or self._next.size >= MAX_HELD_BYTES
 
     def _note(self, step: tuple[UUID, str], attempt: int) -> None:
         if len(self._streaming) >= MAX_STEPS:

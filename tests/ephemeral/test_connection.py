@@ -11,6 +11,7 @@ from llmgine_workers.ephemeral.connection import Ephemeral, EphemeralDown, Scrip
 from tests.ephemeral.conftest import (
     NewEphemeral,
     eventually,
+    eventually_true,
     seconds_of,
     server_that_says,
 )
@@ -120,6 +121,25 @@ class TestWithAServer:
             await ephemeral.command("XADD", ephemeral.key("text"), "*", "a", "b")
         with pytest.raises(EphemeralDown):
             await ephemeral.run(Script("error('broken')"), [])
+        assert ephemeral.alive
+
+    async def test_a_reader_that_is_cut_off_does_not_close_the_room(
+        self, ephemeral: Ephemeral
+    ) -> None:
+        read = ("XREAD", "BLOCK", 5000, "STREAMS", ephemeral.key("s"), "$")
+        reader = asyncio.create_task(ephemeral.blocking(5.0, *read))
+
+        async def cut_off() -> bool:
+            clients = await ephemeral.command("CLIENT", "LIST")
+            ours = [line for line in clients.decode().splitlines() if "cmd=xread" in line]
+            for line in ours:
+                number = line.split()[0].removeprefix("id=")
+                await ephemeral.command("CLIENT", "KILL", "ID", number)
+            return bool(ours)
+
+        await eventually_true(cut_off)
+        with pytest.raises(EphemeralDown):
+            await reader
         assert ephemeral.alive
 
     async def test_a_wrong_password_is_down_and_is_not_repeated(
