@@ -71,6 +71,20 @@ async def test_no_paths_means_the_whole_job(
     await eventually(lambda: Cancel(job, None) in listener.heard, within_s=1.0)
 
 
+async def test_each_is_heard_once_and_in_order(
+    ephemeral: Ephemeral, listeners: list[Listener]
+) -> None:
+    signals, jobs = Signals(ephemeral), [uuid7() for _ in range(20)]
+    listener = Listener(signals)
+    listeners.append(listener)
+    await listener.listens()
+    for job in jobs:
+        await signals.cancel(job, None)
+    await eventually(lambda: any(one.job == jobs[-1] for one in listener.heard))
+    heard = [one.job for one in listener.heard]
+    assert [job for job in heard if job in jobs] == jobs
+
+
 async def test_what_was_said_before_is_not_heard(
     ephemeral: Ephemeral, listeners: list[Listener]
 ) -> None:
