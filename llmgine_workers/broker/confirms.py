@@ -48,7 +48,6 @@ class Confirms:
         self._pending: dict[int, tuple[_Batch, int]] = {}  # in the order of their tags
         self._returned: Counter[tuple[str, str]] = Counter()
         self._room = asyncio.Event()
-        self.answers = 0
         channel.confirm_delivery(self._on_confirm)
         channel.add_on_return_callback(self._on_return)
         channel.add_on_close_callback(lambda *_: self.abandon())
@@ -104,7 +103,6 @@ class Confirms:
         self._returned[method.routing_key, properties.message_id] += 1
 
     def _on_confirm(self, frame: Any) -> None:
-        self.answers += 1
         confirmed = isinstance(frame.method, pika.spec.Basic.Ack)
         last = frame.method.delivery_tag
         if not frame.method.multiple:

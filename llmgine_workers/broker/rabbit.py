@@ -38,11 +38,10 @@ class RabbitBroker:
         if session is None or session.blocked or not messages:
             return list(messages)
         left_s = until - asyncio.get_running_loop().time()
-        answers = session.confirms.answers
+        heard = session.heard
         failed = await session.confirms.publish(queue, messages, left_s)
-        silent = session.confirms.answers == answers
-        if failed and silent and not session.blocked:
-            session.gone.set()  # not one answer in all that time: a stalled broker
+        if failed and not session.blocked:
+            session.suspect(heard)
         return failed
 
     async def depth(self, queue: str) -> int | None:
@@ -51,9 +50,8 @@ class RabbitBroker:
         if session is None:
             return None
         try:
-            async with asyncio.timeout(CONFIRM_S):
-                return await session.ready(queue)
-        except (BrokerAway, TimeoutError):
+            return await session.ready(queue)
+        except BrokerAway:
             return None
 
     async def mirror(self, judge: Judge) -> int:
@@ -70,7 +68,7 @@ class RabbitBroker:
         try:
             channel = await session.channel()
             await rotation.run(channel)
-        except (BrokerAway, TimeoutError):
+        except BrokerAway:
             pass  # what was not acknowledged is still there
         finally:
             if channel is not None:
@@ -94,11 +92,9 @@ class _Rotation:
 
     async def run(self, channel: Channel) -> None:
         """Take as many messages as there were when it began: copies come behind them."""
-        async with asyncio.timeout(CONFIRM_S):
-            left = await channel.ready(self._queue)
+        left = await channel.ready(self._queue)
         while left > 0:
-            async with asyncio.timeout(CONFIRM_S):
-                taken = await channel.take(self._queue, min(left, MIRROR_BATCH))
+            taken = await channel.take(self._queue, min(left, MIRROR_BATCH))
             if not taken or not await self._settle(channel, taken):
                 return
             left -= len(taken)

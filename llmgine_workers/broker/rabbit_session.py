@@ -14,7 +14,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import AMQPError
 
 from llmgine_workers.broker.confirms import Confirms
-from llmgine_workers.broker.protocol import CONNECT_S, BrokerAway
+from llmgine_workers.broker.protocol import CONFIRM_S, CONNECT_S, BrokerAway
 
 HEARTBEAT_S = 20
 """After two of these without a sign of life each side gives the connection up."""
@@ -60,16 +60,37 @@ class RabbitSession:
             raise
         return session
 
+    @property
+    def heard(self) -> int:
+        """Frames received so far."""
+        return int(self._connection.frames_received)
+
+    def suspect(self, heard: int) -> None:
+        """Give up a connection on which nothing came since it was at `heard`."""
+        if self.heard == heard:
+            self.gone.set()
+
     async def channel(self) -> Channel:
         """A new channel; BrokerAway if the connection is gone."""
-        return Channel(await self._new_channel())
+        heard = self.heard
+        try:
+            return Channel(await self._new_channel())
+        except BrokerAway:
+            self.suspect(heard)
+            raise
 
     async def ready(self, queue: str) -> int:
         """Messages ready in the queue; BrokerAway also if there is no such queue."""
         async with self._asking:
             if self._questions is None or not self._questions.is_open:
                 self._questions = await self.channel()
-            return await self._questions.ready(queue)
+            heard = self.heard
+            try:
+                return await self._questions.ready(queue)
+            except BrokerAway:
+                self._questions = None
+                self.suspect(heard)
+                raise
 
     async def leave(self) -> None:
         """Say goodbye; abort what does not answer."""
@@ -107,7 +128,7 @@ class RabbitSession:
         except AMQPError as error:
             raise BrokerAway(str(error)) from None
         channel.add_on_close_callback(lambda _, error: _refuse(opened, error))
-        await opened
+        await _answered(opened)
         return channel
 
     def _watch_blocking(self) -> None:
@@ -187,7 +208,7 @@ class Channel:
         self._asked.add(answer)
         try:
             question(lambda frame: _resolve(answer, frame))
-            return await answer
+            return await _answered(answer)
         except AMQPError as error:
             raise BrokerAway(str(error)) from None
         finally:
@@ -196,6 +217,14 @@ class Channel:
     def _on_close(self, _: Any, error: BaseException) -> None:
         for answer in self._asked:
             _refuse(answer, error)
+
+
+async def _answered(answer: asyncio.Future[Any]) -> Any:
+    try:
+        async with asyncio.timeout(CONFIRM_S):
+            return await answer
+    except TimeoutError:
+        raise BrokerAway(f"no answer within {CONFIRM_S:g} s") from None
 
 
 def _resolve(future: asyncio.Future[Any], value: Any = None) -> None:

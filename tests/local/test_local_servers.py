@@ -183,7 +183,7 @@ def test_a_frozen_server_answers_nothing_until_it_is_resumed(
     client.close()
 
 
-def test_rabbit_keeps_durable_queues_over_stop_and_start_but_not_over_fresh(
+def test_rabbit_keeps_durable_queues_over_a_crash_but_not_over_fresh(
     rabbit: Rabbit,
 ) -> None:
     def declare(*, passive: bool) -> None:
@@ -194,7 +194,7 @@ def test_rabbit_keeps_durable_queues_over_stop_and_start_but_not_over_fresh(
             connection.close()
 
     declare(passive=False)
-    rabbit.stop()
+    rabbit.kill()
     rabbit.start()
     declare(passive=True)
     rabbit.fresh()
