@@ -6,16 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from llmgine_workers.cli import state
 from llmgine_workers.cli.exits import Exit, exit_of, exit_of_http
 from llmgine_workers.errors import ConfigurationError, LlmgineError
-
-STATE = Path(".llmgine")
-"""Where `up`, started in the same directory, leaves the key and the address."""
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -54,15 +51,15 @@ class Access:
     key: str | None
 
     @classmethod
-    def found(cls, environ: Mapping[str, str], state: Path = STATE) -> Access:
+    def found(cls, environ: Mapping[str, str]) -> Access:
         """From the environment, else what `up` wrote here.
 
         The key that was found goes to this machine only, never to a foreign address.
         """
-        url = environ.get("LLMGINE_URL") or _written(state / "url") or DEFAULT_URL
+        url = environ.get("LLMGINE_URL") or state.written(state.URL) or DEFAULT_URL
         key = environ.get("LLMGINE_API_KEY")
         if not key and is_local(url):
-            key = _written(state / "key")
+            key = state.written(state.KEY)
         return cls(url.rstrip("/"), key)
 
 
@@ -135,10 +132,3 @@ def unreachable(client: httpx2.AsyncClient, error: Exception) -> GatewayUnreacha
         f"no gateway answers at {client.base_url}: {reason} "
         "(start one with llmgine up, or set LLMGINE_URL)"
     )
-
-
-def _written(path: Path) -> str | None:
-    try:
-        return path.read_text("ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None

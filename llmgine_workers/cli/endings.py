@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from llmgine_workers.errors import LlmgineError
 
 def conclude(error: BaseException) -> Exit:
     """Say it for people, and answer the status."""
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
         return Exit.INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return _reader_left()

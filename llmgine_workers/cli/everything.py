@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import shutil
 import signal
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
-from llmgine_workers.cli import terminal
-from llmgine_workers.cli.api import STATE
+from llmgine_workers.cli import local_broker, state, terminal
 from llmgine_workers.cli.invocation import Invocation
 from llmgine_workers.cli.stack import Stack
 from llmgine_workers.errors import LlmgineError
@@ -21,18 +17,17 @@ from llmgine_workers.errors import LlmgineError
 _PACE = ("--latency", "lognormal:1.5,4", "--first-token", "0.3", "--chunks", "40")
 
 
-class AlreadyRunning(LlmgineError):
-    """Another `up` runs in this directory."""
-
-    code = "already_running"
-
-
 async def run(given: Invocation, *, reset: bool) -> None:
     """Start, say where everything is, keep it running, stop at SIGINT or SIGTERM."""
-    with _alone(STATE, reset=reset):
+    with state.held():
+        if reset:
+            state.forget()
+        settings = given.written_settings()
+        data = state.HOME / "data" / "rabbitmq"
         stack = Stack(
-            home=STATE,
-            given=given.settings(),
+            home=state.HOME,
+            given=settings,
+            broker=await local_broker.choose(settings.broker.url, data),
             environ=given.environ,
             say=terminal.note,
             pace=_PACE,
@@ -80,47 +75,22 @@ async def _ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
     return False
 
 
-@contextmanager
-def _alone(home: Path, *, reset: bool) -> Iterator[None]:
-    """Hold the directory; AlreadyRunning if another process does."""
-    home.mkdir(mode=0o700, exist_ok=True)
-    lock = home / "lock"
-    with lock.open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise AlreadyRunning(
-                f"another llmgine up runs in {home.parent.absolute()}"
-            ) from None
-        if reset:
-            _empty(home, lock)
-        yield
-
-
-def _empty(home: Path, lock: Path) -> None:
-    for entry in home.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry != lock:
-            entry.unlink()
-
-
 def _banner(stack: Stack) -> None:
     say, flower = terminal.say, stack.given.flower
     say(f"gateway    {stack.url}   (described by {stack.url}/openapi.json)")
-    say(f"key        {STATE / 'key'}")
+    say(f"key        {state.KEY}")
     place = "as in the environment"
     if not stack.environ.get(flower.password_env):
-        place = f"user and password in {STATE / 'flower'}"
+        place = f"user and password in {state.FLOWER}"
     say(f"Flower     {stack.flower_url}   ({place})")
-    say(f"broker     {stack.broker_banner}")
+    say(f"broker     {stack.broker.banner}")
     for name, provider in stack.settings.providers.items():
         say(f"provider   {name}: {_realness(stack, name, provider.base_url)}")
-    say(f"logs       {STATE / 'logs'}")
+    say(f"logs       {state.LOGS}")
     say("try        llmgine submit summarize -i text=@README.md --watch")
     say(
         f"or         curl -s '{stack.url}/v1/jobs?wait=30' "
-        f'-H "Authorization: Bearer $(cat {STATE / "key"})" '
+        f'-H "Authorization: Bearer $(cat {state.KEY})" '
         "-H 'Content-Type: application/json' "
         """-d '{"chain":"summarize","inputs":{"text":"..."}}'"""
     )

@@ -20,16 +20,20 @@ _PACKAGES = ("celery", "kombu", "pika", "redis", "openai", "anthropic", "flower"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `problem` is None if it is as it must be."""
+    """One thing that was looked at.
+
+    `problem` is None if it is as it must be; `advice` is what could be better.
+    """
 
     name: str
     found: str
     problem: str | None = None
     code: str = "configuration"
+    advice: str | None = None
 
     def __str__(self) -> str:
-        mark, rest = ("ok ", self.found) if not self.problem else ("BAD", self.problem)
-        return f"{mark}  {self.name}: {rest}"
+        mark = "BAD   " if self.problem else "advice" if self.advice else "ok    "
+        return f"{mark}  {self.name}: {self.problem or self.advice or self.found}"
 
 
 async def examine(settings: Settings, environ: Mapping[str, str]) -> list[Check]:
@@ -123,9 +127,8 @@ def _grace(settings: Settings) -> Check:
         return Check(
             "grace", f"worker.grace {grace:g} s covers steps.timeout {timeout:g} s"
         )
-    return Check(
-        "grace",
-        "",
+    advice = (
         f"worker.grace {grace:g} s is shorter than steps.timeout {timeout:g} s: a call "
-        "cut off at a restart may be paid twice; raise the one or lower the other",
+        "cut off at a restart may be paid twice; raise the one or lower the other"
     )
+    return Check("grace", "", advice=advice)

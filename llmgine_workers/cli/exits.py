@@ -26,6 +26,7 @@ class Exit(IntEnum):
 _OF_CODE = {
     "usage": Exit.USAGE,
     "job_failed": Exit.JOB_FAILED,
+    "check_failed": Exit.JOB_FAILED,
     "partly_done": Exit.PARTLY,
     "configuration": Exit.CONFIGURATION,
     "internal": Exit.DEFECT,

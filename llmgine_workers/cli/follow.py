@@ -43,20 +43,23 @@ class _Patience:
         self._failures += 1
 
 
-async def events(api: Api, job: str) -> AsyncIterator[dict[str, Any]]:
-    """Every event from the first; ends after `job.finished`, or when nothing follows.
+async def events(api: Api, job: str, after: str = "") -> AsyncIterator[dict[str, Any]]:
+    """Every event after that number (all of them without), until the job's end.
 
+    A replayed job has more than one `job.finished`: the gateway closes after the last.
     Refused if the gateway refuses; GatewayUnreachable if it stays away.
     """
-    last_id, patience = "", _Patience()
+    last_id, patience = after, _Patience()
     while True:
+        finished = False
         try:
             async for seen, event in _connection(api, job, last_id):
                 last_id = seen or last_id
                 patience.answered()
                 yield event
-                if event.get("type") == "job.finished":
-                    return
+                finished = event.get("type") == "job.finished"
+            if finished:
+                return
         except _NothingMore:
             return
         except httpx2.TransportError as lost:

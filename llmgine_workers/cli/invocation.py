@@ -26,7 +26,20 @@ class Invocation:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def settings(self) -> Settings:
-        """The settings of this run; ConfigurationError names what is wrong."""
+        """The settings of this run; ConfigurationError names what is wrong.
+
+        Beside a running `llmgine up` they are its own, addresses included.
+        """
+        from llmgine_workers import settings
+        from llmgine_workers.cli import state
+
+        config = self.config
+        if config is None and state.up_runs_here():
+            config = state.CONFIG
+        return settings.load(config, self.environ)
+
+    def written_settings(self) -> Settings:
+        """The settings as the operator wrote them, for what starts everything anew."""
         from llmgine_workers import settings
 
         return settings.load(self.config, self.environ)

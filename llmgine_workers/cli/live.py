@@ -34,7 +34,9 @@ class Transcript:
         return f"{start}{text}\n"
 
     def _queued(self, event: Event) -> str:
-        return self._line(f"job {event['job']} · {event.get('chain')}")
+        chain = event.get("chain")
+        name = chain.get("name") if isinstance(chain, Mapping) else chain
+        return self._line(f"job {event['job']} · {name}")
 
     def _started(self, event: Event) -> str:
         model = event.get("model")

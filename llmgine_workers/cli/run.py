@@ -47,10 +47,11 @@ def demo(
     ] = None,
 ) -> None:
     """Show the whole line in a minute, and check everything that is shown."""
-    from llmgine_workers.cli import demo as story
+    from llmgine_workers.cli import demo as show
 
     given = invocation.of(context)
-    invocation.wait_for(lambda: story.run(given.environ, keep))
+    settings = given.written_settings()
+    invocation.wait_for(lambda: show.run(settings, given.environ, keep))
 
 
 def gateway(context: typer.Context) -> None:

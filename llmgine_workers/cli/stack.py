@@ -51,11 +51,11 @@ class Stack:
     home: Path
     given: Settings
     environ: Mapping[str, str]
+    broker: local_broker.Choice
     say: Say
     pace: Sequence[str] = ()
     program: Sequence[str] = PROGRAM
     settings: Settings = field(init=False)
-    broker_banner: str = field(init=False, default="")
     flower_user: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -138,8 +138,7 @@ class Stack:
         data = self.home / "data"
         postgres = EmbeddedPostgres(data / "postgres")
         valkey = EmbeddedValkey(data / "valkey")
-        broker = await local_broker.choose(self.given.broker.url, data / "rabbitmq")
-        self.broker_banner = broker.banner
+        broker = self.broker
         self._servers = [postgres, valkey, *([broker.server] if broker.server else [])]
         await asyncio.gather(
             *(asyncio.to_thread(server.start) for server in self._servers)
