@@ -23,15 +23,15 @@ LAST_EVENT = "job.finished"
 
 
 async def pages(
-    streams: Streams, job: UUID, after: int, silence_s: float = SILENCE_S
+    streams: Streams, job: UUID, after: int
 ) -> AsyncGenerator[Page | None, None]:
     """The job's events after that number, for ever; None each second without Redis.
 
-    An empty page says that `silence_s` went by.
+    An empty page says that nothing happened for `SILENCE_S`.
     """
     while True:
         with suppress(EphemeralDown):
-            async with aclosing(_follow(streams, job, after, silence_s)) as following:
+            async with aclosing(_follow(streams, job, after)) as following:
                 async for page in following:
                     yield page
                     after = page.last
@@ -39,11 +39,9 @@ async def pages(
         await asyncio.sleep(POLL_S)
 
 
-def _follow(
-    streams: Streams, job: UUID, after: int, silence_s: float
-) -> AsyncGenerator[Page, None]:
+def _follow(streams: Streams, job: UUID, after: int) -> AsyncGenerator[Page, None]:
     # Written as an iterator there; closing it at once gives its connection back.
-    return cast("AsyncGenerator[Page, None]", streams.follow(job, after, silence_s))
+    return cast("AsyncGenerator[Page, None]", streams.follow(job, after, SILENCE_S))
 
 
 async def has_ended(ledger: Ledger, job: UUID) -> bool:
