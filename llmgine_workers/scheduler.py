@@ -13,6 +13,7 @@ from llmgine_workers.engine import upkeep
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
 from llmgine_workers.ledger import release
+from llmgine_workers.resilience.admission import Admission
 from llmgine_workers.runtime import Runtime, open_runtime
 from llmgine_workers.settings import Settings
 
@@ -51,9 +52,10 @@ async def run(rt: Runtime) -> None:
 def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
     """What is done, and how often (seconds)."""
     pools = rt.settings.pools(rt.environ)
+    gate = Admission(rt.ephemeral, rt.settings.limits, rt.events)
     return [
         *(
-            (f"release {p}", RELEASE_S, partial(upkeep.release_steps, rt, p))
+            (f"release {p}", RELEASE_S, partial(upkeep.release_steps, rt, gate, p))
             for p in pools
         ),
         *(

@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
+from uuid import UUID
 
 from llmgine_workers.broker import Broker, messages
-from llmgine_workers.ledger import steps
+from llmgine_workers.ledger import steps as ledger_steps
 from llmgine_workers.ledger.connection import Ledger, while_away
-from llmgine_workers.ledger.records import Released
+from llmgine_workers.ledger.records import NewStep, Released, StepKey
 
 WAITING_AT_MOST = 20_000
 """Hints in memory; more than that are held in the ledger at once."""
 
 BATCH = 500
 BATCHES_AT_ONCE = 8
+
+
+def released_of(
+    job: UUID, chain: str, run: int, steps: Sequence[NewStep], now: Sequence[bool]
+) -> list[Released]:
+    """Those new steps of a job that were released as they were written."""
+    return [
+        Released(StepKey(job, step.path), step.pool, chain, run)
+        for step, is_released in zip(steps, now, strict=True)
+        if is_released
+    ]
 
 
 class Hints:
@@ -75,7 +87,7 @@ class Hints:
             await self._hold([by_message[message] for message in lost])
 
     async def _hold(self, released: Sequence[Released]) -> None:
-        await while_away(lambda: steps.unrelease(self._ledger, released))
+        await while_away(lambda: ledger_steps.unrelease(self._ledger, released))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

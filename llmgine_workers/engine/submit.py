@@ -21,11 +21,12 @@ from chains import (
 )
 from llmgine_workers import clock
 from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.hints import released_of
 from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Refusal, StepFailed
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import jobs
-from llmgine_workers.ledger.records import CLASSES, NewJob, Released, StepKey
+from llmgine_workers.ledger.records import CLASSES, NewJob
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
@@ -164,13 +165,6 @@ def _earlier(taken: jobs.KeyTaken, asked: tuple[str, bytes] | None) -> Submitted
 
 
 async def _tell(rt: Runtime, job: NewJob, released: list[bool]) -> None:
-    rt.hints.offer(
-        [
-            Released(StepKey(job.id, step.path), step.pool, job.chain_name, 0)
-            for step, now in zip(job.steps, released, strict=True)
-            if now
-        ]
-    )
     await rt.events.emit(
         facts.JobQueued(
             job.id,
@@ -182,6 +176,7 @@ async def _tell(rt: Runtime, job: NewJob, released: list[bool]) -> None:
             for step in job.steps
         ),
     )
+    rt.hints.offer(released_of(job.id, job.chain_name, 0, job.steps, released))
 
 
 def _micro(usd: float | None) -> int | None:

@@ -7,11 +7,12 @@ from uuid import UUID
 
 import orjson
 
+from llmgine_workers.engine.hints import released_of
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import views
 from llmgine_workers.ledger.connection import while_away
-from llmgine_workers.ledger.records import Finish, Released, StepKey
+from llmgine_workers.ledger.records import Finish
 from llmgine_workers.llm import Usage
 
 if TYPE_CHECKING:
@@ -20,21 +21,9 @@ if TYPE_CHECKING:
 
 
 async def after_commit(rt: Runtime, told: Consequence) -> None:
-    """Publish the released steps; then step and job facts in the order they happened."""
+    """Facts in the order they happened, then the hints: nobody starts before its fact."""
     if told.job is None:
         return
-    rt.hints.offer(
-        [
-            Released(
-                StepKey(told.job.id, step.path),
-                step.pool,
-                told.job.chain_name,
-                told.job.run,
-            )
-            for step, now in zip(told.queued, told.released, strict=True)
-            if now
-        ]
-    )
     await rt.events.emit(
         *(_finished(finish, state) for finish, state in told.settled),
         *(
@@ -42,6 +31,8 @@ async def after_commit(rt: Runtime, told: Consequence) -> None:
             for step in told.queued
         ),
     )
+    about = (told.job.id, told.job.chain_name, told.job.run)
+    rt.hints.offer(released_of(*about, told.queued, told.released))
     if told.end:
         await job_ended(rt, told.job.id, told.letter)
 

@@ -14,12 +14,15 @@ from llmgine_workers.ledger import partitions, release, sweep, workers
 
 if TYPE_CHECKING:
     from llmgine_workers.ledger.sweep import Taken
+    from llmgine_workers.resilience.admission import Admission
     from llmgine_workers.runtime import Runtime
 
 
-async def release_steps(rt: Runtime, pool: str) -> None:
+async def release_steps(rt: Runtime, admission: Admission, pool: str) -> None:
     """Row 2."""
-    released = await release.tick(rt.ledger, pool, rt.settings.broker.window)
+    window = rt.settings.broker.window
+    admitted = await admission.room(pool, window)
+    released = await release.tick(rt.ledger, pool, window, admitted)
     if released:
         rt.hints.offer(released)
 

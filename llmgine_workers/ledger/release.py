@@ -39,7 +39,7 @@ with live as (
 )
 insert into pools as p (pool, live, slots, credit, backlogged)
 select $1, live, slots,
-       greatest(0, least($2, greatest($3, 2 * slots)) - published.n), held.any
+       greatest(0, least($2, greatest($3, 2 * slots), $4) - published.n), held.any
 from live, published, held
 on conflict (pool) do update set live = excluded.live, slots = excluded.slots,
     credit = excluded.credit, backlogged = excluded.backlogged, ticked_at = now()
@@ -72,15 +72,18 @@ class PoolState:
     backlogged: bool
 
 
-async def tick(ledger: Ledger, pool: str, window: int) -> list[Released] | None:
+async def tick(
+    ledger: Ledger, pool: str, window: int, admitted: int
+) -> list[Released] | None:
     """Row 2, for one pool: release up to its credit, in order of class and job age.
 
-    None if another scheduler has this tick. Publish only after it has returned.
+    At most `window` and what the gate `admitted` are published and unclaimed. None if
+    another scheduler has this tick. Publish only after it has returned.
     """
     async with ledger.transaction() as connection:
         if not await mine(connection, f"release {pool}"):
             return None
-        await connection.execute(_STATE, pool, window, LEAST_WINDOW)
+        await connection.execute(_STATE, pool, window, LEAST_WINDOW, admitted)
         state = await _state(connection, pool)
         if not (state and state.backlogged and state.credit):
             return []
