@@ -50,14 +50,21 @@ class Transcript:
 
     def _delta(self, event: Event) -> str:
         step, text = str(event["step"]), event.get("text") or ""
+        if not text:
+            return ""
         if self._speaker not in (None, step):
             self._kept[step] = self._kept.get(step, "") + text
             return ""
-        if not text:
-            return ""
         self._speaker = step
+        before = self._told(step) if step in self._kept else ""
         self._mid_line = not text.endswith("\n")
-        return str(text)
+        return before + str(text)
+
+    def _told(self, step: str) -> str:
+        """What was kept of a step, under its name."""
+        told = self._line(f"  {step}:") + self._kept.pop(step)
+        self._mid_line = not told.endswith("\n")
+        return told
 
     def _restarted(self, event: Event) -> str:
         step = event["step"]
@@ -67,10 +74,7 @@ class Transcript:
 
     def _finished(self, event: Event) -> str:
         step, state = event["step"], event.get("state")
-        told = ""
-        if step in self._kept:
-            told = self._line(f"  {step}:") + self._kept.pop(step)
-            self._mid_line = not told.endswith("\n")
+        told = self._told(step) if step in self._kept else ""
         mark = _MARKS.get(str(state), "·")
         told += self._line(f"{mark} {step} {state}{_about(event)}")
         self._release(step)

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # Everything that can move the cursor, set a title, or reorder what is read: C0 but
-# tab and newline, DEL, C1, the Unicode line separators and the bidirectional marks.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]"
-)
+# tab and newline, DEL, C1, the line separators and the bidirectional marks. Lone
+# surrogates too, which no encoding takes.
+_BEYOND_C0 = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_UNSAFE = re.compile(f"[\x00-\x08\x0b-\x1f{_BEYOND_C0}]")
+_UNSAFE_IN_JSON = re.compile(f"[{_BEYOND_C0}]")  # it has escaped the others
 _PASSWORD = re.compile(r"(?P<before>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@]*(?=@)", re.I)
 _API_KEY = re.compile(r"\b(llmg_[0-9A-Za-z]+_)[0-9A-Za-z_-]+")
 _SDK_KEY = re.compile(r"\bsk-[0-9A-Za-z_-]{8,}")
@@ -56,11 +57,7 @@ def say_json(value: Any) -> None:
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that is exact and that no terminal obeys: unsafe characters are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
-    return re.sub(
-        r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]",
-        lambda match: f"\\u{ord(match[0]):04x}",
-        text,
-    )
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def say_value(value: Any) -> None:

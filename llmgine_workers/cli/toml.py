@@ -10,7 +10,7 @@ from typing import Any
 def dumps(tree: Mapping[str, Any]) -> str:
     """A document of inline tables; None is left out, as TOML has no null."""
     lines = [
-        f"{json.dumps(key)} = {_value(value)}"
+        f"{_scalar(key)} = {_value(value)}"
         for key, value in tree.items()
         if value is not None
     ]
@@ -20,12 +20,16 @@ def dumps(tree: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         pairs = (
-            f"{json.dumps(key)} = {_value(item)}"
+            f"{_scalar(key)} = {_value(item)}"
             for key, item in value.items()
             if item is not None
         )
         return "{" + ", ".join(pairs) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_value, value)) + "]"
-    # JSON's texts, numbers, true and false are TOML's too, if DEL is escaped.
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    """JSON's texts, numbers, true and false are TOML's too, if DEL is escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
