@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -120,28 +120,45 @@ async def until(condition: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
+@dataclass
+class Seen:
+    """What a server of `answering` saw: connections, requests, clients that left."""
+
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    left: int = 0
+
+
 @asynccontextmanager
 async def answering(
-    pieces: Sequence[bytes],
-    *,
-    then_hang: bool = False,
-    requests: list[bytes] | None = None,
+    pieces: Sequence[bytes], *, then_hang: bool = False, seen: Seen | None = None
 ) -> AsyncIterator[str]:
-    """A server that reads a request, writes these pieces one by one and closes."""
+    """A server that reads a request, writes these pieces one by one and closes.
+
+    It closes only if the head says so: else it takes the next request.
+    """
+    log = seen or Seen()
+    closes = b"HTTP/" not in pieces[0] or b"Connection: close" in pieces[0]
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        log.connections += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await answer(reader, writer)
+            while not closes:
+                await answer(reader, writer)
+        writer.close()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         size = int(head.lower().partition(b"content-length:")[2].split()[0])
-        body = await reader.readexactly(size)
-        if requests is not None:
-            requests.append(head + body)
+        log.requests.append(head + await reader.readexactly(size))
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.001)
         if then_hang:
             await reader.read()
-        writer.close()
+            log.left += 1
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
@@ -152,6 +169,10 @@ async def answering(
 
 
 def head(status: str = "200 OK", *headers: str, kind: str = "text/event-stream") -> bytes:
-    """The head of an answer that ends with its connection."""
-    lines = (f"HTTP/1.1 {status}", f"Content-Type: {kind}", "Connection: close", *headers)
+    """The head of an answer; without headers of its own it ends with its connection."""
+    lines = (
+        f"HTTP/1.1 {status}",
+        f"Content-Type: {kind}",
+        *(headers or ("Connection: close",)),
+    )
     return "\r\n".join((*lines, "", "")).encode()

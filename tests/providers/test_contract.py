@@ -181,7 +181,7 @@ async def test_the_time_of_a_whole_call_is_bounded(
     assert caught.value.before_first_byte
     slow = "[[sim:latency=30s]] [[sim:first_token=10ms]] Hi"
     with pytest.raises(CallFailed) as caught:
-        await call(slow, timeout_s=0.2, on_delta=pieces)
+        await call(slow, timeout_s=0.5, on_delta=pieces)
     assert caught.value.failure.code == "step_timeout"
     assert caught.value.before_first_byte is (pieces is None)
 

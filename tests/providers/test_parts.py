@@ -137,6 +137,15 @@ def test_events_survive_any_cutting(
     assert found == [Event(name.encode(), data.encode()) for name, data in events]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_events_survive_one_cut_anywhere(end: str) -> None:
+    text = f"event: a{end}data: ü{end}{end}event: b{end}data: 2{end}{end}".encode()
+    for at in range(len(text) + 1):
+        parser = EventParser()
+        found = [*parser.feed(text[:at]), *parser.feed(text[at:]), *parser.end()]
+        assert found == [Event(b"a", "ü".encode()), Event(b"b", b"2")]
+
+
 def test_a_byte_order_mark_is_no_data() -> None:
     assert EventParser().feed(b"\xef\xbb\xbfdata: x\n\n") == [Event(b"", b"x")]
 

@@ -16,9 +16,11 @@ from tests.providers.conftest import (
     OPENAI,
     SIDES,
     Pieces,
+    Seen,
     Side,
     answering,
     head,
+    until,
 )
 
 
@@ -55,15 +57,16 @@ USAGE = {
     "completion_tokens": 9,
     "completion_tokens_details": {"reasoning_tokens": 4},
 }
-OPENAI_EVENTS = (
+OPENAI_EVENTS: tuple[dict[str, object], ...] = (
     openai_chunk(role="assistant", content=""),
     openai_chunk(reasoning_content="Hm."),
     openai_chunk(content="Grüße, "),
     openai_chunk(content="🐇 日本"),
     openai_chunk(finish_reason="stop"),
     {"model": "m", "choices": [], "usage": USAGE},
+    {"model": "m", "choices": [], "usage": None},
 )
-ANTHROPIC_EVENTS = (
+ANTHROPIC_EVENTS: tuple[dict[str, object], ...] = (
     {
         "type": "message_start",
         "message": {
@@ -159,25 +162,57 @@ async def test_an_answer_is_whole_once_its_reason_came(side: Side) -> None:
     lines = stream(EVENTS[side.name], done=False)
     last = {"openai": b'data: {"model": "m", "choices": []', "anthropic": b"event: mes"}
     body = lines[: lines.rindex(last[side.name])]
-    announced = head("200 OK", "Content-Length: 9999")
+    announced = head("200 OK", "Content-Length: 9999", "Connection: close")
     assert (await call(side, [announced, body], Pieces())).finish_reason == "stop"
 
 
 async def test_usage_that_nobody_reported_is_estimated() -> None:
-    answer = await call(OPENAI, [head(), stream(OPENAI_EVENTS[:-1])], Pieces())
+    answer = await call(OPENAI, [head(), stream(OPENAI_EVENTS[:-2])], Pieces())
     assert answer.usage.calls == 1
     assert answer.usage.input_tokens > 0
     assert answer.usage.output_tokens > 0
 
 
-async def test_a_finished_stream_may_stay_open() -> None:
-    async with answering([head(), stream(OPENAI_EVENTS)], then_hang=True) as origin:
-        provider = OPENAI.open(origin)
+async def test_a_finished_stream_may_stay_open(side: Side) -> None:
+    body = stream(EVENTS[side.name])
+    async with answering([head(), body], then_hang=True) as origin:
+        provider = side.open(origin)
         answer = await provider.call(
-            OPENAI.request("Hi"), timeout_s=2, headers={}, on_delta=Pieces()
+            side.request("Hi"), timeout_s=2, headers={}, on_delta=Pieces()
         )
         await provider.close()
     assert answer.finish_reason == "stop"
+
+
+async def test_a_connection_serves_the_next_stream_too(side: Side) -> None:
+    body = stream(EVENTS[side.name])
+    chunked = head("200 OK", "Transfer-Encoding: chunked")
+    size = f"{len(body):x}\r\n".encode()
+    seen = Seen()
+    async with answering(
+        [chunked, size, body, b"\r\n", b"0\r\n\r\n"], seen=seen
+    ) as origin:
+        provider = side.open(origin)
+        for _ in range(3):
+            await provider.call(
+                side.request("Hi"), timeout_s=2, headers={}, on_delta=Pieces()
+            )
+        await provider.close()
+    assert (len(seen.requests), seen.connections) == (3, 1)
+
+
+async def test_a_call_that_failed_leaves_no_connection_open(side: Side) -> None:
+    seen = Seen()
+    bad = [head(), b"data: nonsense\n\n"]
+    async with answering(bad, then_hang=True, seen=seen) as origin:
+        provider = side.open(origin)
+        with pytest.raises(CallFailed) as caught:
+            await provider.call(
+                side.request("Hi"), timeout_s=2, headers={}, on_delta=Pieces()
+            )
+        await until(lambda: seen.left == 1)
+        await provider.close()
+    assert caught.value.failure.code == "provider_bad_response"
 
 
 def whole(side: Side, **fields: object) -> bytes:
@@ -240,9 +275,10 @@ async def test_a_body_without_end_is_given_up(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmgine_workers.providers.exchange.MAX_ANSWER", 100_000)
-    flood = [JSON_HEAD, *[b" " * 50_000] * 8]
+    flood = [JSON_HEAD, whole(side, text="x" * 200_000)]
     assert await code_of(side, flood) == "provider_bad_response"
-    endless = [head(), *[b": comment\n" * 5_000] * 8]
+    comments = [b": comment\n" * 5_000] * 8
+    endless = [head(), *comments, stream(EVENTS[side.name])]
     assert await code_of(side, endless, Pieces()) == "provider_bad_response"
 
 
@@ -255,25 +291,34 @@ async def test_an_event_without_end_is_given_up(
 
 
 async def test_compression_is_not_asked_for_but_understood(side: Side) -> None:
-    seen: list[bytes] = []
+    seen = Seen()
     zipped = gzip.compress(whole(side))
-    answer = [head("200 OK", "Content-Encoding: gzip", kind="application/json"), zipped]
-    async with answering(answer, requests=seen) as origin:
+    answer = [
+        head(
+            "200 OK",
+            "Content-Encoding: gzip",
+            "Connection: close",
+            kind="application/json",
+        ),
+        zipped,
+    ]
+    async with answering(answer, seen=seen) as origin:
         provider = side.open(origin)
         got = await provider.call(side.request("Hi"), timeout_s=5, headers={})
         await provider.close()
     assert got.text == "Yes."
-    assert b"accept-encoding: identity" in seen[0].lower()
+    assert b"accept-encoding: identity" in seen.requests[0].lower()
     damaged = [answer[0], zipped[:-12] + b"damaged data"]
     assert await code_of(side, damaged) == "provider_bad_response"
 
 
 async def test_a_redirect_is_not_followed_with_the_key(side: Side) -> None:
-    seen: list[bytes] = []
-    async with answering([JSON_HEAD], requests=seen) as elsewhere:
-        away = head("307 Temporary Redirect", f"Location: {elsewhere}/v1/messages")
+    seen = Seen()
+    async with answering([JSON_HEAD], seen=seen) as elsewhere:
+        where = f"Location: {elsewhere}/v1/messages"
+        away = head("307 Temporary Redirect", where, "Connection: close")
         assert await code_of(side, [away]) == "provider_rejected"
-    assert seen == []
+    assert seen.connections == 0
 
 
 @pytest.mark.parametrize("stream_it", [False, True])
@@ -375,7 +420,12 @@ async def test_a_rejection_tells_what_to_mend_but_not_the_prompt(side: Side) -> 
 async def test_ids_come_from_either_header(stream_it: bool) -> None:
     for side, header in ((OPENAI, "x-request-id"), (ANTHROPIC, "request-id")):
         answer = [
-            head("200 OK", f"{header}: req_8f", kind="application/json"),
+            head(
+                "200 OK",
+                f"{header}: req_8f",
+                "Connection: close",
+                kind="application/json",
+            ),
             whole(side),
         ]
         got = await call(side, answer, Pieces() if stream_it else None)
