@@ -45,7 +45,7 @@ def parse(text: str) -> PresentedKey | None:
 
 
 def matches(presented: PresentedKey, stored: bytes) -> bool:
-    """Compare with the stored hash in a time that does not depend on where they differ."""
+    """Compare with the stored hash; the time it takes says nothing about either."""
     return hmac.compare_digest(presented.hash, stored)
 
 
