@@ -8,42 +8,39 @@ from uuid import uuid4
 
 import pytest
 
-from llmgine_workers.local import EmbeddedPostgres, EmbeddedValkey, PrivateRabbit
-from tests.servers import Postgres, Rabbit, RedisServer, start_or_skip
+from llmgine_workers.local import EmbeddedPostgres, EmbeddedValkey
+from tests.servers import Postgres, Rabbit, RedisServer, rabbit_server, running
 
 # What is written survives a killed server without fsync; only a power cut needs it.
 _FAST = {"fsync": "off", "full_page_writes": "off"}
-
-NewDirectory = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
 def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """Never stop this one: every test uses it."""
-    control = Postgres(
-        EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), parameters=_FAST)
-    )
-    start_or_skip(control)
-    yield control
-    control.kill()
+    directory = tmp_path_factory.mktemp("postgres")
+    with running(lambda: Postgres(_postgres(directory))) as control:
+        yield control
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Never stop this one: every test uses it."""
-    control = RedisServer(EmbeddedValkey(tmp_path_factory.mktemp("valkey")))
-    start_or_skip(control)
-    yield control
-    control.kill()
+    directory = tmp_path_factory.mktemp("valkey")
+    with running(lambda: RedisServer(EmbeddedValkey(directory))) as control:
+        yield control
 
 
 @pytest.fixture(scope="session")
 def shared_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
     """Never stop this one: every test uses it."""
-    control = Rabbit(PrivateRabbit(tmp_path_factory.mktemp("rabbit"), management=True))
-    start_or_skip(control)
-    yield control
-    control.kill()
+    directory = tmp_path_factory.mktemp("rabbit")
+    with running(lambda: Rabbit(rabbit_server(directory, management=True))) as control:
+        yield control
+
+
+def _postgres(directory: Path) -> EmbeddedPostgres:
+    return EmbeddedPostgres(directory, parameters=_FAST)
 
 
 @pytest.fixture(scope="session")
@@ -72,28 +69,23 @@ def amqp_url(shared_rabbit: Rabbit) -> str:
 
 @pytest.fixture(scope="module")
 def _private_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
-    control = Rabbit(PrivateRabbit(tmp_path_factory.mktemp("rabbit")))
-    start_or_skip(control)
-    yield control
-    control.kill()
+    directory = tmp_path_factory.mktemp("rabbit")
+    with running(lambda: Rabbit(rabbit_server(directory))) as control:
+        yield control
 
 
 @pytest.fixture(scope="module")
 def _private_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    control = Postgres(
-        EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), parameters=_FAST)
-    )
-    start_or_skip(control)
-    yield control
-    control.kill()
+    directory = tmp_path_factory.mktemp("postgres")
+    with running(lambda: Postgres(_postgres(directory))) as control:
+        yield control
 
 
 @pytest.fixture(scope="module")
 def _private_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    control = RedisServer(EmbeddedValkey(tmp_path_factory.mktemp("valkey")))
-    start_or_skip(control)
-    yield control
-    control.kill()
+    directory = tmp_path_factory.mktemp("valkey")
+    with running(lambda: RedisServer(EmbeddedValkey(directory))) as control:
+        yield control
 
 
 @pytest.fixture

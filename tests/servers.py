@@ -10,11 +10,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -30,6 +30,7 @@ from llmgine_workers.local import (
     PrivateRabbit,
     rabbit_available,
 )
+from tests.docker_rabbit import DockerRabbit, docker_answers
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 Server = TypeVar("Server", bound=LocalServer)
@@ -83,6 +84,9 @@ class Breakable(Generic[Server]):
         self.resume()
         self.start()
 
+    def discard(self) -> None:
+        """Remove what it keeps outside its directory."""
+
     def _signal_all(self, number: signal.Signals) -> None:
         for process in self._family():
             with suppress(psutil.NoSuchProcess):
@@ -101,6 +105,15 @@ class Rabbit(Breakable[PrivateRabbit]):
     def ctl(self, *arguments: str) -> str:
         """What `rabbitmqctl` prints."""
         return self.server.ctl(*arguments)
+
+    def discard(self) -> None:
+        self.server.empty()
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        if isinstance(self.server, DockerRabbit):
+            self.server.freeze(frozen=number is signal.SIGSTOP)
+        else:
+            super()._signal_all(number)
 
     def fresh(self) -> None:
         """An empty broker on the same port, as if the node had been replaced."""
@@ -141,6 +154,9 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+Control = TypeVar("Control", bound=Breakable[Any])
+
+
 def run_apart(work: Coroutine[Any, Any, None]) -> None:
     """Await in another thread: the tests' own loop may be running in this one."""
     with ThreadPoolExecutor(1) as executor:
@@ -160,29 +176,35 @@ def _with_path(url: str, path: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"/{path}", "", ""))
 
 
-def start_or_skip(control: Breakable[Any]) -> None:
-    """Start a server; without one skip loudly at home, fail where CI=true."""
+@contextmanager
+def running(make: Callable[[], Control]) -> Iterator[Control]:
+    """A started server; without one skip loudly at home, fail where CI=true."""
     try:
-        if isinstance(control.server, PrivateRabbit):
-            need_rabbit()
+        control = make()
         control.start()
     except DependencyDown as missing:
-        refuse(f"{control.server.name} for the integration tests: {missing}")
+        refuse(f"the integration tests need a server: {missing}")
+    yield control
+    control.kill()
+    control.discard()
 
 
-def refuse(reason: str) -> None:
+def refuse(reason: str) -> NoReturn:
     """A skipped test proves nothing, so CI must not take it for a passed one."""
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
-def need_rabbit() -> None:
-    """RabbitMQ from this machine, else from apt; DependencyDown without either."""
+def rabbit_server(data_dir: Path, *, management: bool = False) -> PrivateRabbit:
+    """From this machine, else from apt, else from Docker; else DependencyDown."""
     if not rabbit_available():
         install_rabbit()
-    if not rabbit_available():
-        raise DependencyDown("apt-get install rabbitmq-server")
+    if rabbit_available():
+        return PrivateRabbit(data_dir, management=management)
+    if docker_answers():
+        return DockerRabbit(data_dir, management=management)
+    raise DependencyDown("RabbitMQ: apt-get install rabbitmq-server, or start Docker")
 
 
 def install_rabbit() -> None:
