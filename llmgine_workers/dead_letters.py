@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from llmgine_workers import clock
-from llmgine_workers.broker import Broker, DeadMessage, messages
-from llmgine_workers.ledger import letters, release
+from llmgine_workers.broker import Broker, DeadMessage, messages, topology
+from llmgine_workers.ledger import letters
 from llmgine_workers.ledger.connection import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+MIRRORED_AT_ONCE = 500
 
 
 class Rooms(Protocol):
@@ -28,43 +31,48 @@ class Rooms(Protocol):
 
 async def mirror(rt: Rooms) -> int:
     """Row 18: publish open letters that are not in the broker yet; returns how many."""
-    fresh = await letters.unmirrored(rt.ledger)
-    if not fresh:
-        return 0
-    outgoing = {messages.letter(row["id"], public(row)): row["id"] for row in fresh}
-    lost = await rt.broker.publish(f"{rt.prefix}.dead", list(outgoing))
-    confirmed = [id_ for message, id_ in outgoing.items() if message not in lost]
-    await letters.mark_mirrored(rt.ledger, confirmed)
-    return len(confirmed)
+    published = 0
+    while fresh := await letters.take_unmirrored(rt.ledger, MIRRORED_AT_ONCE):
+        outgoing = {messages.letter(row["id"], public(row)): row["id"] for row in fresh}
+        lost = await rt.broker.publish(topology.dead_queue(rt.prefix), list(outgoing))
+        await letters.unmark(rt.ledger, [outgoing[message] for message in lost])
+        published += len(fresh) - len(lost)
+        if lost:
+            break
+    return published
 
 
 async def rotate_if_due(rt: Rooms) -> None:
-    """Row 18: one pass when a letter was resolved or a raw message may have come."""
-    async with rt.ledger.connection() as connection:
-        due = await letters.rotate_due(connection)
-    depth = await rt.broker.depth(f"{rt.prefix}.dead")
-    mirrored = await letters.count_mirrored(rt.ledger)
-    if depth is not None and (due or depth != mirrored):
+    """Row 18: one pass if a letter was resolved, or queue and ledger do not agree."""
+    depth = await rt.broker.depth(topology.dead_queue(rt.prefix))
+    if depth is None:
+        return
+    expected = await letters.count_mirrored(rt.ledger, topology.DEAD_MAX_LENGTH)
+    if depth != expected or await letters.is_dirty(rt.ledger):
         await reconcile(rt)
 
 
 async def reconcile(rt: Rooms) -> dict[str, int]:
     """Make `<prefix>.dead` hold the open letters and nothing else; says what it did."""
+    done = {"kept": 0, "removed": 0, "unprocessable": 0, "published": 0}
+    if await letters.begin_rotate(rt.ledger):
+        try:
+            await _rotate(rt, done)
+        finally:
+            await letters.end_rotate(rt.ledger)
+    return done
+
+
+async def _rotate(rt: Rooms, done: dict[str, int]) -> None:
     begun = clock.uuid7()
     seen: set[UUID] = set()
-    done = {"kept": 0, "removed": 0, "unprocessable": 0, "published": 0}
 
     async def judge(found: Sequence[DeadMessage]) -> list[bool]:
         return await _judged(rt, found, seen, done)
 
-    async with rt.ledger.connection() as connection, connection.transaction():
-        if not await release.mine(connection, "rotate"):
-            return done
-        await letters.set_dirty(connection, dirty=False)
     await rt.broker.mirror(judge)
-    await letters.mark_unseen(rt.ledger, list(seen), begun)
+    await letters.mark_unseen(rt.ledger, list(seen), begun, topology.DEAD_MAX_LENGTH)
     done["published"] = await mirror(rt)
-    return done
 
 
 async def _judged(

@@ -18,7 +18,7 @@ BEAT_TIMEOUT_S = 4.0
 
 
 class Heartbeat:
-    """Beats until stopped; every answer is handed to the worker's own loop."""
+    """Beats until stopped or declared dead; the worker's loop hears every answer."""
 
     def __init__(self, ledger: Ledger, hear: Callable[[workers.Pulse], None]) -> None:
         self._ledger = Ledger(ledger.url, ledger.schema, connections=1)
@@ -43,16 +43,18 @@ class Heartbeat:
 
     async def _beat(self, worker: UUID) -> None:
         try:
-            while not self._stopped.is_set():
+            dead = False
+            while not (dead or self._stopped.is_set()):
                 with suppress(LedgerDown, TimeoutError):
                     async with asyncio.timeout(BEAT_TIMEOUT_S):
-                        await self._one(worker)
+                        dead = await self._one(worker)
                 await asyncio.to_thread(self._stopped.wait, BEAT_S)
         finally:
             await self._ledger.close()
 
-    async def _one(self, worker: UUID) -> None:
+    async def _one(self, worker: UUID) -> bool:
         async with self._ledger.connection() as connection:
             pulse = await workers.beat(connection, worker)
         with suppress(RuntimeError):  # the main loop has closed already
             self._main.call_soon_threadsafe(self._hear, pulse)
+        return pulse.dead

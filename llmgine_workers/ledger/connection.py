@@ -34,6 +34,7 @@ _AWAY = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InternalClientError,
     asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
 )
 
 

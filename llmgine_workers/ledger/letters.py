@@ -105,60 +105,83 @@ async def states(ledger: Ledger, ids: Sequence[UUID]) -> dict[UUID, str]:
     return {row["id"]: row["state"] for row in rows}
 
 
-async def unmirrored(ledger: Ledger, limit: int = 500) -> list[dict[str, Any]]:
-    """Open letters whose copy in the broker is not confirmed yet."""
+async def take_unmirrored(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
+    """Open letters without a copy in the broker: marked as mirrored, to be published.
+
+    A crash before that leaves them marked; the next rotate does not meet them then.
+    """
     async with ledger.connection() as connection:
         rows = await connection.fetch(
-            f"select {_COLUMNS} from letters "
-            "where state = 'open' and mirrored_at is null order by id limit $1",
+            "update letters set mirrored_at = now() where id in (select id from letters "
+            "where state = 'open' and mirrored_at is null order by id limit $1 "
+            f"for update skip locked) returning {_COLUMNS}",
             limit,
         )
     return [dict(row) for row in rows]
 
 
-async def mark_mirrored(ledger: Ledger, ids: Sequence[UUID]) -> None:
-    """Their copies are confirmed by the broker."""
+async def unmark(ledger: Ledger, ids: Sequence[UUID]) -> None:
+    """Their copies were not confirmed by the broker."""
     async with ledger.connection() as connection:
         await connection.execute(
-            "update letters set mirrored_at = now() where id = any($1)", list(ids)
+            "update letters set mirrored_at = null where id = any($1)", list(ids)
         )
 
 
-async def count_mirrored(ledger: Ledger) -> int:
-    """How many messages `<prefix>.dead` should hold."""
+async def count_mirrored(ledger: Ledger, most: int) -> int:
+    """How many messages `<prefix>.dead`, which keeps the newest `most`, should hold."""
     async with ledger.connection() as connection:
-        return int(
+        found = await connection.fetchval(
+            "select count(*) from letters where state = 'open' "
+            "and mirrored_at is not null"
+        )
+    return min(int(found), most)
+
+
+async def mark_unseen(
+    ledger: Ledger, seen: Sequence[UUID], before: UUID, most: int
+) -> None:
+    """Open letters older than `before` that a whole rotate did not meet: to publish.
+
+    Only the newest `most` are expected there.
+    """
+    async with ledger.connection() as connection:
+        await connection.execute(
+            "update letters set mirrored_at = null where state = 'open' "
+            "and mirrored_at is not null and id < $2 and not id = any($1) "
+            "and id in (select id from letters where state = 'open' "
+            "order by id desc limit $3)",
+            list(seen), before, most,
+        )  # fmt: skip
+
+
+async def set_dirty(connection: Connection) -> None:
+    """`<prefix>.dead` may hold letters that are resolved by now."""
+    await connection.execute("update mirror set dirty = true")
+
+
+async def begin_rotate(ledger: Ledger) -> bool:
+    """Take the one right to rotate, for a minute; False while another has it."""
+    async with ledger.connection() as connection:
+        return bool(
             await connection.fetchval(
-                "select count(*) from letters where state = 'open' "
-                "and mirrored_at is not null"
+                "update mirror set dirty = false, "
+                "rotating_until = now() + interval '1 minute' "
+                "where coalesce(rotating_until, now()) <= now() returning true"
             )
         )
 
 
-async def mark_unseen(ledger: Ledger, seen: Sequence[UUID], before: UUID) -> int:
-    """Open letters older than `before` that a whole rotate did not meet: to publish."""
+async def end_rotate(ledger: Ledger) -> None:
+    """Give the right back."""
     async with ledger.connection() as connection:
-        done = await connection.execute(
-            "update letters set mirrored_at = null where state = 'open' "
-            "and mirrored_at is not null and id < $2 and not id = any($1)",
-            list(seen),
-            before,
-        )
-    return int(done.rpartition(" ")[2])
+        await connection.execute("update mirror set rotating_until = null")
 
 
-async def set_dirty(connection: Connection, *, dirty: bool) -> None:
-    """Whether `llmgine.dead` may hold letters that are resolved by now."""
-    await connection.execute(
-        "update mirror set dirty = $1, rotated_at = case when $1 then rotated_at "
-        "else now() end",
-        dirty,
-    )
-
-
-async def rotate_due(connection: Connection) -> bool:
-    """Whether there is something to take out of `llmgine.dead`."""
-    return bool(await connection.fetchval("select dirty from mirror"))
+async def is_dirty(ledger: Ledger) -> bool:
+    """Whether there may be something to take out of `<prefix>.dead`."""
+    async with ledger.connection() as connection:
+        return bool(await connection.fetchval("select dirty from mirror"))
 
 
 def fingerprint(failure: Failure, step: str | None) -> str:

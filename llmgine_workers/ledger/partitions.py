@@ -13,6 +13,9 @@ from llmgine_workers import clock
 from llmgine_workers.ledger.connection import Connection, Ledger
 
 TABLES = ("jobs", "steps", "payloads", "attempts", "letters")
+_NO_QUEUE = "set local lock_timeout = '2s'"
+"""Who waits for an exclusive lock holds up everybody behind; later will do."""
+
 DAYS_AHEAD = 7
 """A week without a scheduler still finds every row a partition of its own."""
 
@@ -22,6 +25,7 @@ async def ensure(ledger: Ledger) -> None:
     today = clock.now().date()
     days = [today + timedelta(days=n) for n in range(-1, DAYS_AHEAD + 1)]
     async with ledger.transaction() as connection:
+        await connection.execute(_NO_QUEUE)
         await connection.execute("select pg_advisory_xact_lock(hashtext('partitions'))")
         for table in TABLES:
             for day in days:
@@ -39,6 +43,7 @@ async def prune(ledger: Ledger, keep_s: float, keep_payloads_s: float) -> list[s
     """
     dropped: list[str] = []
     async with ledger.transaction() as connection:
+        await connection.execute(_NO_QUEUE)
         for day in await _days(connection):
             age = (clock.now() - _midnight(day + timedelta(days=1))).total_seconds()
             tables = TABLES if age > keep_s else ("payloads",)

@@ -33,7 +33,7 @@ async def close_letter(
     """Resolve an open letter; False if somebody has done so before."""
     closed = await connection.fetchval(_CLOSE, letter, resolution, by)
     if closed:
-        await letters.set_dirty(connection, dirty=True)
+        await letters.set_dirty(connection)
     return bool(closed)
 
 

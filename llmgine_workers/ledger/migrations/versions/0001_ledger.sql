@@ -166,9 +166,9 @@ create table tenant_load (
 comment on table tenant_load is 'unfinished steps, counted by the scheduler each second';
 
 create table mirror (
-    only_row   boolean primary key default true check (only_row),
-    dirty      boolean not null default true,
-    rotated_at timestamptz
+    only_row       boolean primary key default true check (only_row),
+    dirty          boolean not null default true,
+    rotating_until timestamptz
 );
 insert into mirror default values;
 
