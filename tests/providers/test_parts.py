@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.llm import LlmRequest, Message
-from llmgine_workers.providers import failures, open_providers, rows
+from llmgine_workers.providers import failures, open_providers, rows, sse
 from llmgine_workers.providers.anthropic_wire import AnthropicWire
 from llmgine_workers.providers.openai_wire import OpenAIWire
 from llmgine_workers.providers.sse import Event, EventParser
@@ -152,6 +152,18 @@ def test_a_byte_order_mark_is_no_data() -> None:
 
 def test_several_data_lines_are_one_event() -> None:
     assert EventParser().feed(b"data: a\ndata: b\nid: 3\n\n") == [Event(b"", b"a\nb")]
+
+
+@pytest.mark.parametrize("piece", [b"x" * 300, b"data: " + b"x" * 300 + b"\n"])
+def test_no_event_grows_without_bound(
+    piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT", 1_000)
+    parser = sse.EventParser()
+    for _ in range(3):
+        assert parser.feed(piece) == []
+    with pytest.raises(sse.EventTooLong):
+        parser.feed(piece)
 
 
 async def test_providers_open_by_their_settings() -> None:
