@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from functools import partial
+from typing import NoReturn, TypeAlias
 
 from llmgine_workers.engine import billing
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
@@ -16,9 +17,6 @@ from llmgine_workers.ledger.records import Claim
 from llmgine_workers.resilience import admission as admission_room
 from llmgine_workers.resilience import retry
 from llmgine_workers.resilience.admission import CANCELLED, SUCCEEDED, Admitted
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 Next: TypeAlias = Callable[[Visit], Awaitable[Answer]]
 
@@ -82,7 +80,7 @@ async def meter(visit: Visit, call: Next) -> Answer:
     try:
         return await call(visit)
     except StepFailed as failed:
-        visit.billed = billing.of_failure(visit, failed)
+        visit.billed, visit.failure = billing.of_failure(visit, failed), failed.failure
         raise
     except asyncio.CancelledError:
         visit.billed = billing.of_cut_call(visit)
@@ -101,24 +99,11 @@ async def _opened(visit: Visit, reserved: int | None) -> Claim | None:
     held, fresh = visit.claim, steps.new_claim_id()
     if held:
         await _close_failed(visit, held)
-        return await while_away(
-            lambda: steps.next_attempt(
-                rt.ledger, held, fresh, step.run, simulated=simulated, reserved=reserved
-            )
-        )
-    return await _claimed(visit, fresh, simulated=simulated, reserved=reserved)
-
-
-async def _claimed(
-    visit: Visit, fresh: UUID, *, simulated: bool, reserved: int | None
-) -> Claim | None:
-    rt, step = visit.rt, visit.step
+        opening = partial(steps.next_attempt, rt.ledger, step, held, fresh)
+    else:
+        opening = partial(steps.claim, rt.ledger, step, rt.worker, fresh)
     try:
-        return await while_away(
-            lambda: steps.claim(
-                rt.ledger, step, rt.worker, fresh, simulated=simulated, reserved=reserved
-            )
-        )
+        return await while_away(partial(opening, simulated=simulated, reserved=reserved))
     except steps.NoRoom as no_room:
         if no_room.calling:
             raise Refused("budget", str(no_room), BUDGET_WAIT_S) from None

@@ -67,15 +67,23 @@ _AGAIN = """
 with claimed as (
     update steps set calls = calls + 1
     where job_id = $1 and path = $2 and fence = $3 and state = 'running'
+      and not exists (select from attempts where job_id = $1 and path = $2 and id = $4)
     returning calls, worker, model
+), attempt as (
+    insert into attempts (job_id, path, n, id, run, fence, worker, model, simulated,
+                          reserved)
+    select $1, $2, calls, $4, $5, $3, worker, model, $6, $7 from claimed
 )
-insert into attempts (job_id, path, n, id, run, fence, worker, model, simulated, reserved)
-select $1, $2, calls, $4, $5, $3, worker, model, $6, $7 from claimed
-returning n
+select calls from claimed
+union all
+select n from attempts a join steps s using (job_id, path)
+where job_id = $1 and path = $2 and a.id = $4 and s.fence = $3 and s.state = 'running'
 """
 
+# What was ambiguous once stays so: the call was made again, and the bill says that.
 _CLOSE = """
-update attempts set state = $4, failure = $5, status = $6, request_id = $7,
+update attempts set state = case state when 'ambiguous' then state else $4 end,
+    failure = $5, status = $6, request_id = $7,
     input_tokens = $8, cached_input_tokens = $9, output_tokens = $10,
     reasoning_tokens = $11, cost = $12, price_version = $13, first_token_at = $14,
     finished_at = now()
@@ -156,18 +164,24 @@ async def claim(
 
 async def next_attempt(
     ledger: Ledger,
+    step: Hinted,
     held: Claim,
     attempt: UUID,
-    run: int,
     *,
     simulated: bool,
     reserved: int | None,
 ) -> Claim | None:
-    """A further call under the same fence (a retry in place); None if it was lost."""
-    async with ledger.connection() as connection:
+    """A further call under the same fence (a retry in place); None if it was lost.
+
+    It needs room like the first; repeating it with the same `attempt` finds the same.
+    """
+    async with ledger.transaction() as connection:
+        if step.has_budget:
+            await _find_room(connection, step.key.job, attempt, reserved or 0)
         n = await connection.fetchval(
             _AGAIN,
-            held.key.job, held.key.path, held.fence, attempt, run, simulated, reserved,
+            step.key.job, step.key.path, held.fence, attempt, step.run, simulated,
+            reserved,
         )  # fmt: skip
     return Claim(held.key, held.fence, attempt, n) if n else None
 
