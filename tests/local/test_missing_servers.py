@@ -8,6 +8,7 @@ import pytest
 
 from llmgine_workers.errors import DependencyDown
 from tests import servers
+from tests.docker_rabbit import DockerRabbit
 
 
 @pytest.fixture(autouse=True)
@@ -42,4 +43,4 @@ def test_docker_is_the_last_resort(
     with pytest.raises(DependencyDown):
         servers.rabbit_server(tmp_path)
     monkeypatch.setattr(servers, "docker_answers", lambda: True)
-    assert isinstance(servers.rabbit_server(tmp_path), servers.DockerRabbit)
+    assert isinstance(servers.rabbit_server(tmp_path), DockerRabbit)
