@@ -4,35 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.request import BOUND_MAX_TOKENS, request_of
 from llmgine_workers.ledger.records import Billed
-from llmgine_workers.llm import LlmAnswer, Usage
+from llmgine_workers.llm import CallFailed, LlmAnswer, Usage
 from llmgine_workers.prices import estimate_tokens, estimate_tokens_of_bytes
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.visit import Visit
     from llmgine_workers.errors import StepFailed
 
-_NOT_GENERATED = {
-    "provider_unreachable",
-    "provider_unavailable",
-    "provider_overloaded",
-    "provider_rate_limited",
-    "provider_auth",
-    "provider_quota",
-    "provider_rejected",
-    "context_too_long",
+_MAY_BE_BILLED = {
+    "step_timeout",
+    "provider_timeout",
+    "stream_cut",
+    "provider_bad_response",
 }
-"""Codes of answers that no provider bills: nothing was generated."""
+"""Codes of calls that a provider took on and that ended without an account of them."""
+
+_OVERHEAD_TOKENS = 16
+"""What roles and separators of a message may add, for a bound."""
 
 
 def upper_bound(visit: Visit) -> int | None:
-    """Micro-dollars this call can cost at the most; None if it has no price."""
+    """Micro-dollars this call can cost at the most; None if it has no price.
+
+    No tokenizer makes more tokens of a text than it has bytes.
+    """
     if visit.step.kind != "llm":
         return 0
-    max_tokens = request_of(visit).max_tokens or BOUND_MAX_TOKENS
+    request = request_of(visit)
+    sizes = [len(text.encode()) + _OVERHEAD_TOKENS for text in _texts(visit)]
     return visit.rt.prices.upper_bound(
-        visit.step.model or "", _input_estimate(visit), max_tokens
+        visit.step.model or "", sum(sizes), request.max_tokens or BOUND_MAX_TOKENS
     )
 
 
@@ -46,9 +50,10 @@ def of_failure(visit: Visit, failed: StepFailed) -> Billed:
     failure = failed.failure
     if visit.answered:
         return of_answer(visit, visit.answered)
-    if failure.code in _NOT_GENERATED or failed.before_first_byte:
-        return Billed(status=failure.status, request_id=failure.request_id)
-    return _billed(visit, _estimate(visit), failure.status, failure.request_id)
+    usage = failed.usage if isinstance(failed, CallFailed) else None
+    if usage is None and failure.code in _MAY_BE_BILLED:
+        usage = _estimate(visit)
+    return _billed(visit, usage or Usage(), failure.status, failure.request_id)
 
 
 def of_cut_call(visit: Visit) -> Billed:
@@ -75,12 +80,13 @@ def _billed(
 def _estimate(visit: Visit) -> Usage:
     return Usage(
         calls=1,
-        input_tokens=_input_estimate(visit),
+        input_tokens=estimate_tokens(_texts(visit)),
         output_tokens=estimate_tokens_of_bytes(visit.received_bytes),
     )
 
 
-def _input_estimate(visit: Visit) -> int:
+def _texts(visit: Visit) -> list[str]:
     request = request_of(visit)
     spoken = [message.content for message in request.messages]
-    return estimate_tokens([*spoken, request.system or ""])
+    schema = as_json(request.schema) if request.schema else ""
+    return [*spoken, request.system or "", schema]

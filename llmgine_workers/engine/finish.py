@@ -7,12 +7,12 @@ job that has arrived meanwhile, so a wide job does not queue behind its own row 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from chains import (
@@ -30,10 +30,15 @@ from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Failure, Refusal, StepFailed
 from llmgine_workers.ledger import jobs, steps
 from llmgine_workers.ledger.connection import Connection, while_away
-from llmgine_workers.ledger.records import Billed, Finish, LockedJob, NewStep
+from llmgine_workers.ledger.records import Finish, LockedJob, NewStep
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+Take = Callable[[Connection, str], Awaitable[bool]]
+"""Writes a step's end (its state is given) if it is still there to be ended."""
 
 
 @dataclass
@@ -83,11 +88,19 @@ class Finisher:
     async def _commit(self, job: UUID, batch: Sequence[Finish]) -> list[Finish]:
         try:
             told = await while_away(lambda: _transaction(self._rt, job, batch))
-        except asyncpg.PostgresError as error:
+        except Exception as error:  # kept open, the step would be paid for once more
+            log.exception("%s: a result cannot be committed", job)
             batch = [_unstorable(finish, error) for finish in batch]
-            told = await while_away(lambda: _transaction(self._rt, job, batch))
+            told = await self._without_results(job, batch)
         await tell.after_commit(self._rt, told)
         return [finish for finish, _ in told.settled] + told.repeated
+
+    async def _without_results(self, job: UUID, batch: Sequence[Finish]) -> Consequence:
+        try:
+            return await while_away(lambda: _transaction(self._rt, job, batch))
+        except Exception:  # not even a fallback helps: the job must end all the same
+            log.exception("%s: it fails without asking its chain", job)
+            return await while_away(lambda: _last_resort(self._rt, job, batch))
 
     @staticmethod
     def _fail(
@@ -98,26 +111,58 @@ class Finisher:
                 done.set_exception(error)
 
 
+async def end_unclaimed(rt: Runtime, finish: Finish, take: Take) -> None:
+    """Fail a step behind which no call of this process is (rows 10 and 12)."""
+
+    async def transaction() -> Consequence:
+        async with rt.ledger.transaction() as connection:
+            job = await jobs.lock(connection, finish.claim.key.job)
+            told = Consequence(job)
+            if job and await take(connection, state := _state_of(job, finish)):
+                told.settled.append((finish, state))
+                await _what_is_next(rt, connection, job, told)
+            return told
+
+    await tell.after_commit(rt, await while_away(transaction))
+
+
 async def _transaction(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Consequence:
     async with rt.ledger.transaction() as connection:
-        job = await jobs.lock(connection, job_id)
-        told = Consequence(job)
-        for finish in batch:
-            await _settle(connection, job, finish, told)
-        if job and told.settled:
-            await _what_is_next(rt, connection, job, told)
+        told = await _settled(connection, job_id, batch)
+        if told.job and told.settled:
+            await _what_is_next(rt, connection, told.job, told)
         return told
 
 
-async def _settle(
-    connection: Connection, job: LockedJob | None, finish: Finish, told: Consequence
-) -> None:
-    """Was it committed before, with the answer lost, then it is ours all the same."""
-    state = "cancelled" if job and job.ending else finish.state
-    if job and await steps.settle(connection, finish, state):
-        told.settled.append((finish, state))
-    elif await steps.was_settled(connection, finish.claim):
-        told.repeated.append(finish)
+async def _last_resort(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Consequence:
+    async with rt.ledger.transaction() as connection:
+        told = await _settled(connection, job_id, batch)
+        if told.job and told.settled:
+            failure = told.settled[0][0].failure
+            end = told.job.ending or "failed"
+            told.letter = await jobs.decide_end(connection, told.job, end, failure)
+            told.end = await jobs.ended(connection, job_id)
+        return told
+
+
+async def _settled(
+    connection: Connection, job_id: UUID, batch: Sequence[Finish]
+) -> Consequence:
+    """Was one committed before, with the answer lost, then it is ours all the same."""
+    job = await jobs.lock(connection, job_id)
+    told = Consequence(job)
+    for finish in batch:
+        if job and await steps.settle(connection, finish, _state_of(job, finish)):
+            told.settled.append((finish, _state_of(job, finish)))
+        elif await steps.was_settled(connection, finish.claim):
+            told.repeated.append(finish)
+    return told
+
+
+def _state_of(job: LockedJob, finish: Finish) -> str:
+    """A cancelled job wants no answers; a failing one keeps what was paid for it, and
+    every failure, so that a replay repeats no call and the letter names them all."""
+    return "cancelled" if job.ending == "cancelled" else finish.state
 
 
 async def _what_is_next(
@@ -127,7 +172,7 @@ async def _what_is_next(
         failure = await jobs.ending_failure(connection, job.id)
         await _end(connection, job, job.ending, failure, told)
         return
-    chain = await rt.chains.of(job.chain_version)
+    chain = await rt.chains.of(connection, job.chain_version)
     assert chain is not None  # noqa: S101 - a job's version is stored before the job
     fatal = _fatal(chain, told)
     if fatal:
@@ -140,12 +185,15 @@ async def go_on(
     rt: Runtime, connection: Connection, job: LockedJob, chain: Chain, told: Consequence
 ) -> None:
     """Plan and write what the plan says; an error in it fails the job, not the result."""
+    stored = await steps.results(connection, job.id)
+    known = frozenset(await steps.paths(connection, job.id))
+    inputs = await steps.inputs(connection, job.id)
     try:
-        next_up = await _plan(connection, job, chain)
+        next_up = _plan(job, chain, inputs, stored, known)
         fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
         output = as_json(next_up.output) if next_up.finished else ""
-    except (PlanFailed, StepFailed, Refusal) as error:
-        await _decide(connection, job, _planning_failure(error), told)
+    except Exception as error:  # a bug of ours must not cost the result either
+        await _decide(connection, job, _planning_failure(job, error), told)
         return
     owner = (job.id, job.tenant, job.priority)
     told.queued = fresh
@@ -157,17 +205,20 @@ async def go_on(
         told.end = "succeeded"
 
 
-async def _plan(connection: Connection, job: LockedJob, chain: Chain) -> Plan:
-    stored = await steps.results(connection, job.id)
-    known = await steps.paths(connection, job.id)
-    inputs = orjson.loads(await steps.inputs(connection, job.id))
+def _plan(
+    job: LockedJob,
+    chain: Chain,
+    inputs: str,
+    stored: Mapping[str, tuple[steps.Ended, str | None]],
+    known: frozenset[str],
+) -> Plan:
     fallbacks = {step.path: step for step in steps_of(chain)}
     finished = {
         path: _result(state, body, fallbacks[path].fallback)
         for path, (state, body) in stored.items()
     }
     about = JobFacts(str(job.id), dict(job.metadata))
-    return plan(chain, inputs, finished, about, frozenset(known))
+    return plan(chain, orjson.loads(inputs), finished, about, known)
 
 
 def _result(state: steps.Ended, body: str | None, fallback: Any) -> StepResult:
@@ -207,20 +258,23 @@ async def _end(
     told.end = await jobs.ended(connection, job.id)
 
 
-def _planning_failure(error: Exception) -> Failure:
-    if isinstance(error, StepFailed):
-        return error.failure
-    code = getattr(error, "code", "template_failed")
-    if isinstance(error, Refusal):
-        code = "provider_rejected"
-    return Failure(code, str(error), step=getattr(error, "step", None))
+def _planning_failure(job: LockedJob, error: Exception) -> Failure:
+    match error:
+        case StepFailed():
+            return error.failure
+        case Refusal():
+            return Failure("provider_rejected", str(error))
+        case PlanFailed():
+            return Failure(error.code, str(error), step=error.step)
+    log.error("%s: planning failed", job.id, exc_info=error)
+    return Failure("template_failed", f"internal error: {type(error).__name__}")
 
 
-def _unstorable(finish: Finish, error: asyncpg.PostgresError) -> Finish:
+def _unstorable(finish: Finish, error: Exception) -> Finish:
     failure = Failure(
         "too_large",
         f"the result could not be stored ({type(error).__name__})",
         step=finish.claim.key.path,
     )
-    billed = Billed(finish.billed.usage, finish.billed.cost, finish.billed.price_version)
+    billed = replace(finish.billed, request_id=None)
     return Finish(finish.claim, "failed", billed, failure=failure)

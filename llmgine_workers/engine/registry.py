@@ -11,7 +11,7 @@ import orjson
 
 from chains import Chain, canonical, from_canonical, read_chains, version_of
 from llmgine_workers.ledger import registry
-from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.ledger.connection import Connection, Ledger
 
 KEPT = 512
 """Parsed chains in memory."""
@@ -29,13 +29,18 @@ class Chains:
         name, at, version = reference.partition("@")
         if not at:
             version = await registry.head(self._ledger, name) or ""
-        chain = await self.of(version) if version else None
+        async with self._ledger.connection() as connection:
+            chain = await self.of(connection, version) if version else None
         return (chain, version) if chain and chain.name == name else None
 
-    async def of(self, version: str) -> Chain | None:
-        """The chain of a version."""
+    async def of(self, connection: Connection, version: str) -> Chain | None:
+        """The chain of a version.
+
+        Read on the connection that its job is locked on: to wait for a second one
+        while holding the first is how a pool of connections locks itself up.
+        """
         if version not in self._known:
-            body = await registry.body(self._ledger, version)
+            body = await registry.body(connection, version)
             if body is None:
                 return None
             self._remember(version, from_canonical(orjson.loads(body)))
