@@ -25,7 +25,7 @@ from llmgine_workers.settings import (
     Settings,
 )
 
-_PACE = ("--latency", "1.2", "--first-token", "0.2", "--chunks", "24", "--seed", "7")
+_PACE = ("--latency", "0.8", "--first-token", "0.2", "--chunks", "24", "--seed", "7")
 _PROVIDERS = ("openai", "anthropic")
 
 
@@ -59,7 +59,7 @@ async def run(
             terminal.say(f"everything answers after {time.monotonic() - begun:.1f} s")
             await story.tell(stack)
         finally:
-            await stack.stop()
+            await stack.discard()
             await _leave_clean(stack)
     took = time.monotonic() - begun
     terminal.say(f"\nAll of it was checked, in {took:.0f} s. Next: llmgine up")

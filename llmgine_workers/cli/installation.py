@@ -12,7 +12,6 @@ from llmgine_workers.cli.exits import Usage
 from llmgine_workers.engine.registry import Chains
 from llmgine_workers.keys import SCOPES, NewKey, new_key
 from llmgine_workers.ledger import api_keys
-from llmgine_workers.ledger import migrate as schema
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.settings import Settings
 
@@ -21,20 +20,33 @@ _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 async def migrate(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     """Make schema and topology and push the chains; says what it did. Idempotent."""
-    prefix = settings.broker.prefix
-    pools = settings.pools(environ)
-    ledger = Ledger(settings.ledger.url, prefix, connections=2)
+    return [
+        *await migrate_ledger(settings.ledger.url, settings),
+        await migrate_broker(settings, environ),
+    ]
+
+
+async def migrate_ledger(url: str, settings: Settings) -> list[str]:
+    """The part of it that needs PostgreSQL only, at that URL."""
+    from llmgine_workers.ledger import migrate as schema  # Alembic loads slowly
+
+    ledger = Ledger(url, settings.broker.prefix, connections=2)
     try:
         await schema.migrate(ledger)
-        await declare.declare(settings.broker.url, prefix, pools)
         pushed = await push_chains(ledger, settings)
     finally:
         await ledger.close()
     return [
-        f"ledger schema {prefix!r} is the newest",
-        f"broker queues for {', '.join(pools)}",
+        f"ledger schema {settings.broker.prefix!r} is the newest",
         f"chains {', '.join(pushed)}",
     ]
+
+
+async def migrate_broker(settings: Settings, environ: Mapping[str, str]) -> str:
+    """The part of it that needs the broker only."""
+    pools = settings.pools(environ)
+    await declare.declare(settings.broker.url, settings.broker.prefix, pools)
+    return f"broker queues for {', '.join(pools)}"
 
 
 async def push_chains(ledger: Ledger, settings: Settings) -> list[str]:

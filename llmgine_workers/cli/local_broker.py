@@ -30,6 +30,7 @@ async def choose(configured: str, data_dir: Path) -> Choice:
         return Choice(f"RabbitMQ at {masked(configured)}", url=configured)
     if rabbit_available():
         server = PrivateRabbit(data_dir)
+        server.empty()  # hints of the last time; the ledger publishes them again
         banner = f"a private RabbitMQ, as none runs at {masked(configured)}"
         return Choice(banner, server=server)
     return Choice(

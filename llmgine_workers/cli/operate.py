@@ -259,13 +259,13 @@ def _with_stores(
     context: typer.Context, work: Callable[[Runtime], Coroutine[Any, Any, Any]]
 ) -> Any:
     """Open the runtime for one piece of work."""
-    from llmgine_workers.runtime import open_runtime
+    from llmgine_workers.cli import stores
 
     given = invocation.of(context)
     settings = given.settings()
 
     async def open_and_work() -> Any:
-        async with open_runtime(settings, given.environ) as rt:
+        async with stores.opened(settings, given.environ) as rt:
             return await work(rt)
 
     return invocation.wait_for(open_and_work)

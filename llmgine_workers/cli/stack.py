@@ -20,11 +20,11 @@ from llmgine_workers.cli import (
 )
 from llmgine_workers.cli.children import Children, Role, Say
 from llmgine_workers.cli.local_settings import Addresses
+from llmgine_workers.cli.servers import Servers
 from llmgine_workers.errors import LlmgineError
 from llmgine_workers.keys import SCOPES, parse
 from llmgine_workers.ledger import api_keys
 from llmgine_workers.ledger.connection import Ledger
-from llmgine_workers.local import EmbeddedPostgres, EmbeddedValkey, LocalServer
 from llmgine_workers.local.server import LOOPBACK, free_port
 from llmgine_workers.settings import Settings
 
@@ -32,7 +32,6 @@ PROGRAM = (sys.executable, "-P", "-m", "llmgine_workers.cli")
 """How children are started. -P: no module in the working directory hides ours."""
 
 TENANT = "default"
-_KEEP_S = 1.0
 
 
 class AddressInUse(LlmgineError):
@@ -60,7 +59,7 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.home = self.home.absolute()
-        self._servers: list[LocalServer] = []
+        self._servers = Servers(self.home / "data", self.broker)
         self._children: Children | None = None
         self._simulator = f"http://{LOOPBACK}:{free_port()}"
         self.flower_user = self._flower_user()
@@ -104,10 +103,10 @@ class Stack:
         """Start everything; returns when all of it answers. What failed is raised."""
         for listen in (self.given.gateway.listen, self.given.flower.listen):
             _refuse_taken(listen)
-        self.settings = await self._start_servers()
-        await installation.migrate(self.settings, self.child_environ)
-        self.key_file.parent.joinpath("url").write_text(self.url, "ascii")
-        await self._ensure_key()
+        await self._servers.start(self._prepare_ledger)
+        self.settings = self._derived()
+        await installation.migrate_broker(self.settings, self.child_environ)
+        (self.home / "url").write_text(self.url, "ascii")
         self._children = Children(self._tiers(), self.say)
         self._children.start()
         await readiness.wait(self, self._children)
@@ -117,36 +116,37 @@ class Stack:
         assert self._children is not None  # noqa: S101 - after start()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._children.keep())
-            group.create_task(self._keep_servers())
+            group.create_task(self._servers.keep(self.say))
 
     async def stop(self) -> None:
         """Stop all in order: front, workers, simulator, then the servers."""
-        if self._children is not None:
-            await self._children.stop()
-        await asyncio.gather(
-            *(asyncio.to_thread(server.stop) for server in self._servers)
-        )
+        await self._stop_children()
+        await self._servers.stop()
+
+    async def discard(self) -> None:
+        """Stop all; the stores will not be needed again."""
+        await self._stop_children()
+        await self._servers.discard()
 
     def kill(self) -> None:
         """End all at once."""
         if self._children is not None:
             self._children.kill()
-        for server in self._servers:
-            server.kill()
+        self._servers.kill()
 
-    async def _start_servers(self) -> Settings:
-        data = self.home / "data"
-        postgres = EmbeddedPostgres(data / "postgres")
-        valkey = EmbeddedValkey(data / "valkey")
-        broker = self.broker
-        self._servers = [postgres, valkey, *([broker.server] if broker.server else [])]
-        await asyncio.gather(
-            *(asyncio.to_thread(server.start) for server in self._servers)
-        )
+    async def _stop_children(self) -> None:
+        if self._children is not None:
+            await self._children.stop()
+
+    async def _prepare_ledger(self, url: str) -> None:
+        await installation.migrate_ledger(url, self.given)
+        await self._ensure_key(url)
+
+    def _derived(self) -> Settings:
         at = Addresses(
-            ledger=postgres.url,
-            redis=valkey.url,
-            broker=broker.url or (broker.server.url if broker.server else valkey.url),
+            ledger=self._servers.postgres.url,
+            redis=self._servers.valkey.url,
+            broker=self._servers.broker_url,
             gateway=self.given.gateway.listen,
             flower=self.given.flower.listen,
             simulator=self._simulator,
@@ -160,17 +160,9 @@ class Stack:
         """The derived settings: `llmgine --config` with it reaches this stack."""
         return self.home / "llmgine.toml"
 
-    async def _keep_servers(self) -> None:
-        while True:
-            for server in self._servers:
-                if not server.running:
-                    self.say(f"{server.name} ended; starting it again")
-                    await asyncio.to_thread(server.start)
-            await asyncio.sleep(_KEEP_S)
-
-    async def _ensure_key(self) -> None:
+    async def _ensure_key(self, url: str) -> None:
         """Keep the key of the last time if this ledger knows it."""
-        ledger = Ledger(self.settings.ledger.url, self.settings.broker.prefix)
+        ledger = Ledger(url, self.given.broker.prefix, connections=2)
         try:
             known = self.key_file.exists() and parse(self.key_file.read_text().strip())
             stored = await api_keys.found(ledger, known.id) if known else None
