@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.clean import as_json, clean_text
 from llmgine_workers.engine.request import BOUND_MAX_TOKENS, request_of
 from llmgine_workers.ledger.records import Billed
 from llmgine_workers.llm import CallFailed, LlmAnswer, Usage
@@ -72,7 +72,7 @@ def _billed(
         cost=prices.cost(model, usage),
         price_version=prices.version,
         status=status,
-        request_id=request_id,
+        request_id=request_id and clean_text(request_id),
         first_token_at=visit.first_token_at,
     )
 
