@@ -66,6 +66,7 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         ("watch workers", EACH_SECOND, partial(upkeep.watch_workers, rt, Watch())),
         ("lost steps", EACH_SECOND, partial(upkeep.take_back_lost_steps, rt)),
         ("expire", EACH_SECOND, partial(upkeep.expire_jobs, rt)),
+        ("endings", EACH_SECOND, partial(upkeep.settle_endings, rt)),
         ("count load", EACH_SECOND, partial(release.count_load, rt.ledger)),
         ("mirror letters", EACH_SECOND, partial(dead_letters.mirror, rt)),
         ("rotate", ROTATE_S, partial(dead_letters.rotate_if_due, rt)),

@@ -19,7 +19,6 @@ from uuid import UUID
 
 from llmgine_workers import clock
 from llmgine_workers.broker import declare
-from llmgine_workers.engine import upkeep
 from llmgine_workers.engine.finish import Finisher
 from llmgine_workers.engine.heartbeat import Heartbeat
 from llmgine_workers.engine.visit import Presence
@@ -70,10 +69,6 @@ class WorkerRuntime(Runtime):
         asyncio.get_running_loop().call_later(
             grace, self.presence.stop_all, "grace is over"
         )
-
-    async def job_ended(self, taken: sweep.Taken) -> None:
-        """A step ended its whole job without a call."""
-        await upkeep.stop_calls(self, taken)
 
     async def hear_signals(self) -> None:
         """Cancel calls whose jobs are ending (row 15), as soon as Redis says so."""

@@ -6,6 +6,7 @@ be paid for again and again.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -35,6 +36,12 @@ def clean_text(text: str) -> str:
     """Text without NUL; lone surrogates become the replacement character."""
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text.encode("utf-8", "replace").decode() if not _encodable(text) else text
+
+
+def clean_failure(failure: Failure) -> Failure:
+    """A failure whose words, partly a service's or a tool's own, can be stored."""
+    request_id = failure.request_id and clean_text(failure.request_id)
+    return replace(failure, message=clean_text(failure.message), request_id=request_id)
 
 
 def _encodable(text: str) -> bool:

@@ -6,14 +6,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from llmgine_workers import clock
-from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.clean import as_json, clean_failure, clean_text
+from llmgine_workers.engine.finish import end_unclaimed
 from llmgine_workers.engine.outcome import Dead, Done, Outcome, Retry, Skip
 from llmgine_workers.engine.visit import Answer, Refused, Visit
 from llmgine_workers.errors import Failure, StepFailed
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import steps, sweep
+from llmgine_workers.ledger import steps
 from llmgine_workers.ledger.connection import while_away
-from llmgine_workers.ledger.records import Claim, Finish, Released, StepKey
+from llmgine_workers.ledger.records import Billed, Claim, Finish, Released, StepKey
 from llmgine_workers.resilience import retry
 
 if TYPE_CHECKING:
@@ -27,27 +28,27 @@ async def succeeded(visit: Visit, answer: Answer) -> Outcome:
         output = as_json(stored)
     except StepFailed as too_large:
         return await failed(visit, too_large)
-    return await _finish(visit, "succeeded", output, answer.finish_reason)
+    reason = answer.finish_reason and clean_text(answer.finish_reason)
+    return await _finish(visit, "succeeded", output, reason)
 
 
 async def failed(visit: Visit, error: StepFailed) -> Outcome:
     """Rows 8 and 10: again later, or dead."""
     step, claim = visit.step, visit.claim
+    failure = clean_failure(error.failure)
     if claim is None:
-        return await _never_called(visit, error.failure)
+        return await _never_called(visit, failure)
     decision = retry.decide(
-        error.failure,
+        failure,
         tries=step.tries + visit.calls,
         max_attempts=step.max_attempts,
         retry_after_s=error.retry_after_s,
         seconds_left=visit.seconds_left,
     )
     if isinstance(decision, retry.GiveUp):
-        visit.failure = error.failure.at(
-            step.key.path, claim.n, exhausted=decision.exhausted
-        )
+        visit.failure = failure.at(step.key.path, claim.n, exhausted=decision.exhausted)
         return await _finish(visit, "failed", None, None)
-    visit.failure = error.failure.at(step.key.path, claim.n, exhausted=False)
+    visit.failure = failure.at(step.key.path, claim.n, exhausted=False)
     if isinstance(decision, retry.WaitFor):
         return await _later(
             visit, claim, decision, decision.reason, spent=visit.calls - 1
@@ -131,11 +132,13 @@ async def _finish(
 
 
 async def _never_called(visit: Visit, failure: Failure) -> Outcome:
-    """A step that may not even start (its budget is used up) ends its job."""
-    dead = failure.at(visit.step.key.path, 0, exhausted=False)
-    taken = await while_away(
-        lambda: sweep.end_job(visit.rt.ledger, visit.step.key.job, "failed", dead)
+    """A step that may not even start: its budget is used up, its limit too low."""
+    key = visit.step.key
+    dead = failure.at(key.path, 0, exhausted=False)
+    unclaimed = Claim(key, 0, visit.rt.worker, 0)
+    await end_unclaimed(
+        visit.rt,
+        Finish(unclaimed, "failed", Billed(), failure=dead),
+        lambda connection, state: steps.fail_queued(connection, key, state, dead),
     )
-    if taken:
-        await visit.rt.job_ended(taken)
     return Dead(dead.code, dead.message)

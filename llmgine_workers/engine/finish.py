@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Failure, Refusal, StepFailed
 from llmgine_workers.ledger import jobs, steps
 from llmgine_workers.ledger.connection import Connection, while_away
-from llmgine_workers.ledger.records import Finish, LockedJob, NewStep
+from llmgine_workers.ledger.records import Billed, Finish, LockedJob, NewStep
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
@@ -137,11 +137,12 @@ async def _transaction(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Co
 async def _last_resort(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Consequence:
     async with rt.ledger.transaction() as connection:
         told = await _settled(connection, job_id, batch)
-        if told.job and told.settled:
-            failure = told.settled[0][0].failure
-            end = told.job.ending or "failed"
-            told.letter = await jobs.decide_end(connection, told.job, end, failure)
-            told.end = await jobs.ended(connection, job_id)
+        if told.job and told.job.ending:
+            await _end(connection, told.job, told.job.ending, told)
+        elif told.job and told.settled:
+            (finish, _), *_ = told.settled
+            assert finish.failure is not None  # noqa: S101 - none of them succeeded
+            await _decide(connection, told.job, finish.failure, told)
         return told
 
 
@@ -169,8 +170,7 @@ async def _what_is_next(
     rt: Runtime, connection: Connection, job: LockedJob, told: Consequence
 ) -> None:
     if job.ending:
-        failure = await jobs.ending_failure(connection, job.id)
-        await _end(connection, job, job.ending, failure, told)
+        await _end(connection, job, job.ending, told)
         return
     chain = await rt.chains.of(connection, job.chain_version)
     assert chain is not None  # noqa: S101 - a job's version is stored before the job
@@ -187,7 +187,7 @@ async def go_on(
     """Plan and write what the plan says; an error in it fails the job, not the result."""
     stored = await steps.results(connection, job.id)
     known = frozenset(await steps.paths(connection, job.id))
-    inputs = await steps.inputs(connection, job.id)
+    inputs = await steps.inputs(connection, job.id) or "{}"
     try:
         next_up = _plan(job, chain, inputs, stored, known)
         fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
@@ -247,14 +247,10 @@ async def _decide(
 
 
 async def _end(
-    connection: Connection,
-    job: LockedJob,
-    end: str,
-    failure: Failure | None,
-    told: Consequence,
+    connection: Connection, job: LockedJob, end: str, told: Consequence
 ) -> None:
-    told.failure = failure
-    told.letter = await jobs.end_if_settled(connection, job, end, failure)
+    told.failure = await jobs.ending_failure(connection, job.id)
+    told.letter = await jobs.end_if_settled(connection, job, end, told.failure)
     told.end = await jobs.ended(connection, job.id)
 
 
@@ -276,5 +272,5 @@ def _unstorable(finish: Finish, error: Exception) -> Finish:
         f"the result could not be stored ({type(error).__name__})",
         step=finish.claim.key.path,
     )
-    billed = replace(finish.billed, request_id=None)
+    billed = Billed(finish.billed.usage, finish.billed.cost, finish.billed.price_version)
     return Finish(finish.claim, "failed", billed, failure=failure)

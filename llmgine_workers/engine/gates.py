@@ -8,6 +8,7 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from llmgine_workers.engine import billing
+from llmgine_workers.engine.clean import clean_failure
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
 from llmgine_workers.errors import Failure, StepFailed
 from llmgine_workers.events import facts
@@ -80,7 +81,8 @@ async def meter(visit: Visit, call: Next) -> Answer:
     try:
         return await call(visit)
     except StepFailed as failed:
-        visit.billed, visit.failure = billing.of_failure(visit, failed), failed.failure
+        visit.billed = billing.of_failure(visit, failed)
+        visit.failure = clean_failure(failed.failure)
         raise
     except asyncio.CancelledError:
         visit.billed = billing.of_cut_call(visit)

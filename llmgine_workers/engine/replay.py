@@ -11,7 +11,7 @@ from chains import Chain, steps_of
 from llmgine_workers.engine import finish, tell
 from llmgine_workers.engine.finish import Consequence
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import jobs, letters
+from llmgine_workers.ledger import jobs, letters, steps
 from llmgine_workers.ledger import replay as ledger_replay
 
 if TYPE_CHECKING:
@@ -56,12 +56,14 @@ async def _reopened(
         job = await jobs.lock(connection, job_id)
         if job is None or job.state != "failed":
             return f"its job is {job.state if job else 'gone'}"
-        chain = await rt.chains.of(job.chain_version)
+        chain = await rt.chains.of(connection, job.chain_version)
         if chain is None:
             return f"its chain {job.chain_version} is gone"
         missing = _missing_tools(rt, chain)
         if missing:
             return f"the tool {missing} does not exist any more"
+        if await steps.inputs(connection, job_id) is None:
+            return "its inputs are no longer kept"
         if not await ledger_replay.close_letter(connection, letter, "replayed", by):
             return "somebody else has just replayed it"
         kept = [step.path for step in steps_of(chain) if step.has_fallback]

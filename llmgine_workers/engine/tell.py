@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import orjson
 
 from llmgine_workers.engine.hints import released_of
+from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import views
@@ -35,6 +37,14 @@ async def after_commit(rt: Runtime, told: Consequence) -> None:
     rt.hints.offer(released_of(*about, told.queued, told.released))
     if told.end:
         await job_ended(rt, told.job.id, told.letter)
+    elif told.failure:
+        await stop_calls(rt, told.job.id)
+
+
+async def stop_calls(rt: Runtime, job: UUID) -> None:
+    """Row 15: the job is ending, its calls are no use any more."""
+    with suppress(EphemeralDown):  # the beat tells them within 3 s
+        await rt.signals.cancel(job, None)
 
 
 async def job_ended(rt: Runtime, job: UUID, letter: UUID | None) -> None:

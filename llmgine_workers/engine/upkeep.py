@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from llmgine_workers.engine import tell
+from llmgine_workers.engine import finish, tell
 from llmgine_workers.engine.watch import Watch
-from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import partitions, release, sweep, workers
+from llmgine_workers.ledger.records import Billed, Finish
 
 if TYPE_CHECKING:
     from llmgine_workers.ledger.sweep import Taken
@@ -42,24 +41,42 @@ async def watch_workers(rt: Runtime, watch: Watch) -> None:
     except Exception:
         watch.forget()
         raise
-    for one in watch.poll(server, observed, time.monotonic()):
+    for one in watch.poll(server, observed):
         if await workers.declare_dead(rt.ledger, one.id, one.beat_no):
             await rt.events.emit(facts.WorkerStopped(one.id, one.pool))
 
 
 async def take_back_lost_steps(rt: Runtime) -> None:
     """Row 12."""
-    lost = await sweep.lost_steps(rt.ledger)
-    to_blame = sweep.blamed(lost)
-    for one in lost:
-        taken = await sweep.take_back(
-            rt.ledger,
-            one,
-            blame=one.key in to_blame,
-            max_crashes=rt.settings.steps.max_crashes,
-        )
-        if taken:
+    for one in await sweep.lost_steps(rt.ledger):
+        if one.crashes_now >= rt.settings.steps.max_crashes:
+            await _give_up(rt, one)
+        elif taken := await sweep.take_back(rt.ledger, one):
             await rt.events.emit(facts.LeaseLost(one.key.job, one.key.path, one.fence))
+            await told(rt, taken)
+
+
+async def _give_up(rt: Runtime, one: sweep.Lost) -> None:
+    """The last crash: as if the step had failed by itself, with its fallback or not."""
+    failure = Failure(
+        "max_crashes",
+        f"its worker process died {one.crashes_now} times while this step was running",
+        step=one.key.path,
+        attempts=one.claim.n,
+        exhausted=True,
+    )
+    await finish.end_unclaimed(
+        rt,
+        Finish(one.claim, "failed", Billed(cost=None), failure=failure),
+        lambda connection, state: sweep.give_up(connection, one, state, failure),
+    )
+
+
+async def settle_endings(rt: Runtime) -> None:
+    """Row 16, for jobs whose last call did not end but went back to waiting."""
+    for job in await sweep.idle_endings(rt.ledger):
+        taken = await sweep.settle_ending(rt.ledger, job)
+        if taken:
             await told(rt, taken)
 
 
@@ -75,10 +92,7 @@ async def expire_jobs(rt: Runtime) -> None:
 async def stop_calls(rt: Runtime, taken: Taken) -> None:
     """After row 15: tell the workers, and the job's end if it has come."""
     if not taken.job_end:
-        try:
-            await rt.signals.cancel(taken.key.job, None)
-        except EphemeralDown:
-            return  # the beat tells them within 3 s
+        await tell.stop_calls(rt, taken.key.job)
     await told(rt, taken)
 
 

@@ -163,8 +163,13 @@ async def decide_end(
         end,
         failure.as_dict() if failure else None,
     )
-    await connection.execute(_STOP_UNCLAIMED, job.id)
+    await stop_unclaimed(connection, job.id)
     return await end_if_settled(connection, job, end, failure)
+
+
+async def stop_unclaimed(connection: Connection, job: UUID) -> None:
+    """Cancel every step of a job that no call has begun for."""
+    await connection.execute(_STOP_UNCLAIMED, job)
 
 
 async def end_if_settled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.ledger.connection import Connection, Ledger
 
 
 async def store(ledger: Ledger, name: str, version: str, body: str) -> None:
@@ -36,12 +36,11 @@ async def head(ledger: Ledger, name: str) -> str | None:
     return str(found) if found else None
 
 
-async def body(ledger: Ledger, version: str) -> str | None:
+async def body(connection: Connection, version: str) -> str | None:
     """A version's definition as JSON."""
-    async with ledger.connection() as connection:
-        found = await connection.fetchval(
-            "select body from chains where version = $1", version
-        )
+    found = await connection.fetchval(
+        "select body from chains where version = $1", version
+    )
     return str(found) if found else None
 
 

@@ -23,7 +23,7 @@ where id = $1
 _REOPEN_STEPS = """
 update steps set state = 'queued', released_at = null, wake_at = null, tries = 0,
     crashes = 0, failure = null, finished_at = null, worker = null
-where job_id = $1 and state in ('failed', 'cancelled') and not path = any($2)
+where job_id = $1 and (state = 'cancelled' or state = 'failed' and not path = any($2))
 """
 
 

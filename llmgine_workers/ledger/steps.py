@@ -220,6 +220,18 @@ async def wait(
         await connection.execute(_WAIT, key.job, key.path, delay_s, reason, detail)
 
 
+async def fail_queued(
+    connection: Connection, key: StepKey, state: str, failure: Failure
+) -> bool:
+    """Row 10 for a step that may not even be called; False if it is not queued."""
+    done = await connection.execute(
+        "update steps set state = $3, failure = $4, finished_at = now() "
+        "where job_id = $1 and path = $2 and state = 'queued'",
+        key.job, key.path, state, failure.as_dict(),
+    )  # fmt: skip
+    return done == "UPDATE 1"
+
+
 async def retry_later(
     ledger: Ledger,
     finish: Finish,
@@ -297,13 +309,13 @@ async def paths(connection: Connection, job: UUID) -> set[str]:
     return {row["path"] for row in rows}
 
 
-async def inputs(connection: Connection, job: UUID) -> str:
-    """The job's inputs as JSON."""
+async def inputs(connection: Connection, job: UUID) -> str | None:
+    """The job's inputs as JSON; None when they are no longer kept."""
     body = await connection.fetchval(
         "select body from payloads where job_id = $1 and path = '' and kind = 'inputs'",
         job,
     )
-    return str(body)
+    return body and str(body)
 
 
 async def unrelease(ledger: Ledger, released: Sequence[Released]) -> None:

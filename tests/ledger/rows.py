@@ -128,17 +128,16 @@ class Place:
         assert released is not None
         return [one.key for one in released]
 
-    async def sweep(self, worker: UUID, *, max_crashes: int = 3) -> list[sweep.Taken]:
+    async def sweep(self, worker: UUID) -> list[sweep.Taken]:
         """Row 12 for one worker's steps."""
-        lost = [o for o in await sweep.lost_steps(self.ledger) if o.worker == worker]
-        blamed = sweep.blamed(lost)
         taken = [
-            await sweep.take_back(
-                self.ledger, one, blame=one.key in blamed, max_crashes=max_crashes
-            )
-            for one in lost
+            await sweep.take_back(self.ledger, one) for one in await self.lost(worker)
         ]
         return [one for one in taken if one]
+
+    async def lost(self, worker: UUID) -> list[sweep.Lost]:
+        """What the sweep finds of one worker."""
+        return [o for o in await sweep.lost_steps(self.ledger) if o.worker == worker]
 
     async def die(self, worker: UUID) -> None:
         """Row 19, decided."""

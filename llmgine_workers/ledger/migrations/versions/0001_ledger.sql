@@ -26,6 +26,7 @@ create table jobs (
 comment on column jobs.ending is 'an end decided while calls are still running';
 comment on column jobs.max_cost is 'micro-dollars';
 create index jobs_expiring on jobs (expires_at) where state = 'active';
+create index jobs_ending on jobs (id) where ending is not null;
 create index jobs_of_tenant on jobs (tenant, id);
 
 create table steps (
