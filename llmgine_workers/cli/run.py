@@ -84,7 +84,7 @@ def worker(
 
     app = program.build(settings, given.environ)
     queue = f"{settings.broker.prefix}.{pool}"
-    arguments = ["worker", "-Q", queue, "--loglevel", "INFO"]
+    arguments = ["worker", "-Q", queue, "--loglevel", "WARNING"]
     arguments += ["--concurrency", str(slots or settings.worker.slots)]
     if kind is Pool.THREADS:
         arguments += ["--pool", "threads"]
