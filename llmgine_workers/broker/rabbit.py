@@ -105,7 +105,7 @@ class _Rotation:
         """Acknowledge those that may leave and those whose copy is safe."""
         found = [_message(properties, body) for _, properties, body in taken]
         fresh = [message for message in found if self._is_new(message)]
-        verdicts = await self._judge([dead(message) for message in fresh])
+        verdicts = await self._judge([dead(m) for m in fresh]) if fresh else []
         kept = [m for m, keep in zip(fresh, verdicts, strict=True) if keep]
         unsafe = set(await self._broker.publish(self._queue, kept) if kept else ())
         if not unsafe:

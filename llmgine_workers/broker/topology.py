@@ -81,17 +81,20 @@ def _pool_queue(prefix: str, pool: str) -> Queue:
 
 @dataclass(frozen=True)
 class Policy:
-    """What an operator sets with `command`, and may set otherwise."""
+    """What an operator sets by `command`, or replaces by a choice of theirs."""
 
     name: str
     pattern: str
     definition: Mapping[str, Any]
 
+    def arguments(self, vhost: str = "/") -> list[str]:
+        """For `rabbitmqctl`."""
+        where = ["set_policy", "-p", vhost, "--apply-to", "queues"]
+        return [*where, self.name, self.pattern, json.dumps(self.definition)]
+
     def command(self, vhost: str = "/") -> str:
         """The line to paste into a shell."""
-        words = ["rabbitmqctl", "set_policy", "-p", vhost, "--apply-to", "queues"]
-        words += [self.name, self.pattern, json.dumps(self.definition)]
-        return shlex.join(words)
+        return shlex.join(["rabbitmqctl", *self.arguments(vhost)])
 
 
 def policies(prefix: str, version: Version) -> list[Policy]:

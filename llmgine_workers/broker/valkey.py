@@ -100,7 +100,7 @@ async def _to_leave(raws: Sequence[bytes], judge: Judge, seen: set[str]) -> list
             continue
         seen.add(message.id)
         fresh.append((raw, dead(message)))
-    verdicts = await judge([message for _, message in fresh])
+    verdicts = await judge([message for _, message in fresh]) if fresh else []
     leaving += [raw for (raw, _), keep in zip(fresh, verdicts, strict=True) if not keep]
     return leaving
 

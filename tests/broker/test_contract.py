@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from uuid import UUID
 
+import psutil
 import pytest
 
 from llmgine_workers import clock
@@ -214,6 +213,7 @@ async def test_a_judge_that_fails_loses_nothing(place: Place, broker: Broker) ->
 _KILLED_PASS = """
 import asyncio, os, signal, sys
 from llmgine_workers.broker import open_broker
+from llmgine_workers.broker.rabbit import RabbitBroker
 from llmgine_workers.broker.rabbit_session import Channel
 from llmgine_workers.broker import valkey
 
@@ -222,9 +222,12 @@ url, prefix, moment = sys.argv[1:]
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
+if moment == "before the copies":
+    RabbitBroker.publish = die
 if moment == "before the removal":
-    Channel.ack = die  # RabbitMQ: when the copies are there
-    valkey._Session.remove = die
+    Channel.ack = die
+if moment != "at the second question":
+    valkey._Session.remove = die  # it makes no copies
 asked = 0
 
 async def judge(found):
@@ -238,7 +241,9 @@ asyncio.run(open_broker(url, prefix).mirror(judge))
 """
 
 
-@pytest.mark.parametrize("moment", ["at the second question", "before the removal"])
+@pytest.mark.parametrize(
+    "moment", ["at the second question", "before the copies", "before the removal"]
+)
 async def test_a_pass_killed_half_way_loses_nothing_and_the_next_one_mends_it(
     place: Place, broker: Broker, moment: str
 ) -> None:
@@ -281,11 +286,12 @@ def test_other_schemes_are_refused() -> None:
         open_broker("sqs://x", "llmgine")
 
 
-async def test_a_broker_opens_nothing_before_its_first_use(tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+async def test_a_broker_opens_nothing_before_its_first_use() -> None:
+    process = psutil.Process()
     for url in ("amqp://127.0.0.1:1", "redis://127.0.0.1:1"):
+        before = (process.num_fds(), process.num_threads())
         broker = open_broker(url, "llmgine")
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert (process.num_fds(), process.num_threads()) == before
         await broker.close()
 
 

@@ -70,6 +70,21 @@ async def test_unroutable_messages_are_not_confirmed_but_those_around_them_are(
     assert broker.up
 
 
+async def test_messages_that_the_queue_refuses_are_not_confirmed(
+    place: Place, broker: Broker
+) -> None:
+    full = f"{place.prefix}.full"
+    with pika.BlockingConnection(pika.URLParameters(place.url)) as connection:
+        connection.channel().queue_declare(
+            full, arguments={"x-max-length": 5, "x-overflow": "reject-publish"}
+        )
+    sent = hints(20)
+    failed = await broker.publish(full, sent)
+    assert failed == sent[5:]
+    assert await broker.depth(full) == 5
+    assert broker.up
+
+
 async def test_a_stopped_broker_is_noticed_and_an_empty_one_in_its_place_is_used(
     place: Place, broker: Broker, rabbit: Rabbit
 ) -> None:
