@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmgine_workers.errors import DependencyDown
-from llmgine_workers.local.process import Command
+from llmgine_workers.local.process import Command, User, taking_on
 from llmgine_workers.local.server import LOOPBACK, LocalServer, exchange, kept_secret
 
 _VERSION = 18
@@ -74,28 +74,28 @@ class EmbeddedPostgres(LocalServer):
         # SIGINT is the fast shutdown; SIGTERM would wait for every client to leave.
         return Command(argv, _environment(), self.data_dir, log, signal.SIGINT, owner)
 
-    def _create_cluster(self, binaries: Path, owner: int | None) -> None:
+    def _create_cluster(self, binaries: Path, owner: User | None) -> None:
         shutil.rmtree(self._cluster, ignore_errors=True)  # a half-made one
         self._cluster.mkdir(mode=0o700)
         if owner is not None:
-            os.chown(self._cluster, owner, owner)
+            os.chown(self._cluster, *owner)
         with self._password_for(owner) as password_file:
             self._initdb(binaries, owner, password_file)
 
     @contextmanager
-    def _password_for(self, owner: int | None) -> Iterator[Path]:
+    def _password_for(self, owner: User | None) -> Iterator[Path]:
         """The password where only the cluster's owner can read it."""
         path = self.data_dir / "initdb.password"
         path.touch(mode=0o600)
         try:
             if owner is not None:
-                os.chown(path, owner, owner)
+                os.chown(path, *owner)
             path.write_text(self._password, "ascii")
             yield path
         finally:
             path.unlink()
 
-    def _initdb(self, binaries: Path, owner: int | None, password_file: Path) -> None:
+    def _initdb(self, binaries: Path, owner: User | None, password_file: Path) -> None:
         made = subprocess.run(  # noqa: S603 - found in the wheel or on this machine
             [
                 str(binaries / "initdb"),
@@ -111,9 +111,7 @@ class EmbeddedPostgres(LocalServer):
             cwd=self.data_dir,
             capture_output=True,
             text=True,
-            user=owner,
-            group=owner,
-            extra_groups=None if owner is None else [],
+            **taking_on(owner),
         )
         if made.returncode:
             raise DependencyDown(f"initdb failed: {made.stderr.strip()[-500:]}")
@@ -133,19 +131,20 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _owner() -> int | None:
+def _owner() -> User | None:
     """The user PostgreSQL must run as; None for the present one."""
     if os.geteuid() != 0:
         return None
     for name in _OWNERS:
         try:
-            return pwd.getpwnam(name).pw_uid
+            entry = pwd.getpwnam(name)
         except KeyError:
             continue
+        return User(entry.pw_uid, entry.pw_gid)
     raise DependencyDown(f"PostgreSQL cannot run as root, and there is no {_OWNERS[-1]}")
 
 
-def _let_through(path: Path, owner: int | None) -> None:
+def _let_through(path: Path, owner: User | None) -> None:
     """Add the right to pass, not to read, to each folder above for another user."""
     if owner is None:
         return

@@ -7,8 +7,9 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 GRACE_S = 15
 """Seconds a server gets to stop cleanly before it is killed."""
@@ -19,22 +20,36 @@ read -r pid || exit 0
 read -r _
 kill -s "$0" "$pid" || exit 0
 for _ in $(seq "$1"); do kill -0 "$pid" || exit 0; sleep 1; done
-kill -s KILL "-$pid"
+kill -s KILL -- "-$pid"
 """
 # Its standard input is a pipe that only the owner holds: at the owner's end, be it
 # SIGKILL, `read` returns. A prctl death signal would follow the starting *thread*.
 
 
+class User(NamedTuple):
+    """Whom a server runs as."""
+
+    uid: int
+    gid: int
+
+
+def taking_on(user: User | None) -> dict[str, Any]:
+    """The arguments of `subprocess` for it; the groups of root stay behind."""
+    if user is None:
+        return {}
+    return {"user": user.uid, "group": user.gid, "extra_groups": []}
+
+
 @dataclass(frozen=True)
 class Command:
-    """What to run: `user` is taken on when not None (only root can)."""
+    """What to run: `user` (its id and group) is taken on if given; only root can."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
     log: Path
     stop_signal: signal.Signals = signal.SIGTERM
-    user: int | None = field(default=None)
+    user: User | None = None
 
 
 class GuardedProcess:
@@ -109,7 +124,5 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            user=command.user,
-            group=command.user,
-            extra_groups=None if command.user is None else [],
+            **taking_on(command.user),
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -209,6 +210,15 @@ def test_a_new_virtual_host_can_be_used(amqp_url: str) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     assert connection.is_open
     connection.close()
+
+
+def test_postgres_has_no_right_of_root(postgres: Postgres) -> None:
+    process = psutil.Process(postgres.server.pid)
+    assert 0 not in (*process.uids(), *process.gids())
+    groups = Path(f"/proc/{process.pid}/status").read_text().partition("Groups:")[2]
+    assert "0" not in groups.partition("\n")[0].split()
+    if os.geteuid() == 0:
+        assert process.gids().real == pwd.getpwuid(process.uids().real).pw_gid
 
 
 def test_servers_listen_on_loopback_only(
