@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -36,6 +37,7 @@ class Process:
 
     port: int
     running: asyncio.subprocess.Process
+    output: Path
 
     @property
     def url(self) -> str:
@@ -44,8 +46,8 @@ class Process:
     async def ended(self) -> tuple[int, str]:
         """Its exit status and what it printed; the rest of it is a test's failure."""
         async with asyncio.timeout(BOUND_S):
-            out, _ = await self.running.communicate()
-        return self.running.returncode or 0, out.decode()
+            status = await self.running.wait()
+        return status, self.output.read_text()
 
 
 def free_port() -> int:
@@ -54,19 +56,21 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def gateway_process(settings: Settings) -> AsyncIterator[Process]:
+async def gateway_process(settings: Settings, folder: Path) -> AsyncIterator[Process]:
     port = free_port()
     tree = settings.model_dump()
     tree["gateway"]["listen"] = f"127.0.0.1:{port}"
-    running = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVE,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    output = folder / "output"  # a pipe that nobody empties would stop it
+    with output.open("wb") as written:
+        running = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVE,
+            stdin=subprocess.PIPE, stdout=written, stderr=subprocess.STDOUT,
+        )  # fmt: skip
     try:
         assert running.stdin is not None
         running.stdin.write(json.dumps(tree).encode())
         running.stdin.close()
-        process = Process(port, running)
+        process = Process(port, running, output)
         await is_up(process)
         yield process
     finally:
@@ -88,12 +92,12 @@ async def is_up(process: Process) -> None:
 
 @pytest.mark.integration
 async def test_sigterm_ends_waits_and_streams_and_the_process(
-    live: Live, live_settings: Settings
+    live: Live, live_settings: Settings, tmp_path: Path
 ) -> None:
     seat = await live.seat("submit", "read")
     job = await live.submitted(seat)
     async with (
-        gateway_process(live_settings) as process,
+        gateway_process(live_settings, tmp_path) as process,
         httpx2.AsyncClient(base_url=process.url, timeout=BOUND_S) as client,
     ):
         path = f"/v1/jobs/{job}"
@@ -107,7 +111,8 @@ async def test_sigterm_ends_waits_and_streams_and_the_process(
             async with asyncio.timeout(BOUND_S):
                 assert "event: step.queued" in [line async for line in lines]
         assert (await waiting).json()["state"] == "queued"
-        assert await process.ended() == (0, "stopped cleanly\n")
+        status, output = await process.ended()
+        assert (status, output.splitlines()[-1]) == (0, "stopped cleanly")
 
 
 async def exchange(process: Process, request: bytes) -> tuple[bytes, bool]:
@@ -128,11 +133,11 @@ def head(seat: Seat, *lines: str) -> bytes:
 
 @pytest.mark.integration
 async def test_a_body_without_end_costs_an_answer_and_the_connection(
-    live: Live, live_settings: Settings
+    live: Live, live_settings: Settings, tmp_path: Path
 ) -> None:
     seat = await live.seat("submit")
     chunk = b"%x\r\n" % 8192 + b" " * 8192 + b"\r\n"
-    async with gateway_process(live_settings) as process:
+    async with gateway_process(live_settings, tmp_path) as process:
         for request in (
             head(seat, "Transfer-Encoding: chunked") + chunk * (MAX_BODY // 8192 + 1),
             head(seat, f"Content-Length: {MAX_BODY + 1}"),
