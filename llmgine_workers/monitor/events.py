@@ -3,52 +3,76 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from celery.events import EventReceiver
 from flower.events import Events
 
 RECONNECT_S = 2.0
-"""Seconds between attempts. Flower's own pause doubles without bound: after a broker's
-outage of ten minutes it stays blind for as long again."""
+"""Seconds between attempts. Flower's own pause doubles without bound: after an outage of
+ten minutes it stays deaf for as long again."""
 
 _log = logging.getLogger(__name__)
 
 
 class KeptEvents(Events):  # type: ignore[misc]  # Flower has no annotations
-    """Flower's events, heard again within seconds of a broken connection."""
+    """Flower's events, heard again within seconds after the broker was lost.
 
-    def run(self) -> NoReturn:
-        """Hear events for as long as the process lives; the thread is a daemon."""
-        while True:
-            try:
-                with self.capp.connection() as connection:
-                    _hear(connection, self.capp, self.on_event)
-            except Exception as error:  # whatever it was, a deaf monitor is worse
-                _log.warning("no events: %s; again in %g s", error, RECONNECT_S)
-            time.sleep(RECONNECT_S)
-
-
-def _hear(connection: Any, app: Any, on_event: Callable[[Any], None]) -> None:
-    receiver = _Receiver(connection, handlers={"*": on_event}, app=app)
-    receiver.capture(limit=None, timeout=None, wakeup=True)
-
-
-class _Receiver(EventReceiver):  # type: ignore[misc]
-    """Keeps its heartbeat also while events never pause.
-
-    kombu sends heartbeats only after a second of silence, which three workers never
-    leave: RabbitMQ would take the connection for dead, again and again.
+    Flower's own connection has no heartbeat: lost without a word, it stays deaf for good.
     """
 
-    connect_max_retries = 1
-    _connection: Any = None
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._over = threading.Event()
 
-    def on_consume_ready(self, connection: Any, *args: Any, **options: Any) -> None:
-        super().on_consume_ready(connection, *args, **options)
-        self._connection = connection
+    def run(self) -> None:
+        """Hear events until `stop`; the thread is a daemon."""
+        while not self._over.is_set():
+            try:
+                self._hear()
+            except Exception as error:  # whatever it was, a deaf monitor is worse
+                _log.warning("no events: %s; again in %g s", error, RECONNECT_S)
+                self._over.wait(RECONNECT_S)
+
+    def stop(self) -> None:
+        """End the thread within a second."""
+        super().stop()
+        self._over.set()
+
+    def _hear(self) -> None:
+        connection = self.capp.connection(heartbeat=self.capp.conf.broker_heartbeat)
+        try:
+            receiver = Receiver(connection, {"*": self.on_event}, app=self.capp)
+            receiver.over = self._over
+            receiver.capture(limit=None, timeout=None, wakeup=True)
+        except BaseException:
+            connection.collect()  # no goodbye: its answer would be waited for for ever
+            raise
+        connection.release()
+
+
+class Receiver(EventReceiver):  # type: ignore[misc]
+    """Celery's receiver on one connection, with heartbeats while events never pause.
+
+    kombu sends them after a second of silence only, which a few workers never leave;
+    RabbitMQ would take the connection for dead again and again.
+    """
+
+    over: threading.Event
+
+    @property
+    def should_stop(self) -> bool:
+        """Asked by kombu before each wait, of a second at most."""
+        return self.over.is_set()
 
     def on_iteration(self) -> None:
-        self._connection.heartbeat_check()
+        """Called before each wait, too; raises when the broker has gone silent."""
+        self.connection.heartbeat_check()
+
+    @contextmanager
+    def establish_connection(self) -> Iterator[Any]:
+        """The one given; kombu would make a clone, and leave this one without care."""
+        yield self.connection

@@ -36,7 +36,7 @@ MAX_TASKS = 10_000
 FORGET_WORKERS_S = 600
 """Every start of a worker has a new name; the ended ones leave the Workers page."""
 
-COLUMNS = "name,uuid,args,state,received,started,runtime,worker"
+COLUMNS = "name,state,exception,received,runtime,uuid,args,worker"
 """`args` holds chain, step path and job, so that a job can be searched for."""
 
 
