@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry import trace
+
 from llmgine_workers import tools
 from llmgine_workers.broker import Broker, open_broker
 from llmgine_workers.engine.hints import Hints
@@ -20,6 +22,7 @@ from llmgine_workers.ephemeral.streams import Streams
 from llmgine_workers.events.emit import Events
 from llmgine_workers.events.logs import LogLines
 from llmgine_workers.events.stream import StreamWriter
+from llmgine_workers.events.traces import Traces
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.settings import Settings
 
@@ -85,6 +88,7 @@ async def open_runtime(
                 [
                     StreamWriter(streams, keep_s=settings.redis.keep_streams),
                     LogLines(settings.telemetry.logs),
+                    Traces(trace.get_tracer_provider()),
                 ]
             ),
             hints=Hints(broker, ledger, prefix),

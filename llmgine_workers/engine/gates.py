@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NoReturn, TypeAlias
 
-from llmgine_workers.engine import billing
+from llmgine_workers.engine import billing, tell
 from llmgine_workers.engine.clean import clean_failure
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
 from llmgine_workers.errors import Failure, StepFailed
@@ -72,7 +72,16 @@ async def attempt(visit: Visit, call: Next) -> Answer:
             claim.key.job, claim.key.path, attempt=claim.n, model=visit.step.model
         )
     )
-    return await call(visit)
+    try:
+        answer = await call(visit)
+    except StepFailed as failed:
+        await tell.attempt_finished(visit, "failed", failed.failure)
+        raise
+    except asyncio.CancelledError:
+        await asyncio.shield(tell.attempt_finished(visit, "cancelled", None))
+        raise
+    await tell.attempt_finished(visit, "succeeded", None)
+    return answer
 
 
 async def meter(visit: Visit, call: Next) -> Answer:

@@ -19,7 +19,29 @@ from llmgine_workers.llm import Usage
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.finish import Consequence
+    from llmgine_workers.engine.visit import Visit
     from llmgine_workers.runtime import Runtime
+
+
+async def attempt_finished(visit: Visit, state: str, failure: Failure | None) -> None:
+    """One physical call is over."""
+    claim, billed, answered = visit.held, visit.billed, visit.answered
+    await visit.rt.events.emit(
+        facts.AttemptFinished(
+            claim.attempt,
+            claim.key.job,
+            claim.key.path,
+            claim.n,
+            visit.step.model,
+            state,
+            visit.started_at,
+            first_token_at=visit.first_token_at,
+            answered_by=answered.model if answered else None,
+            usage=billed.usage,
+            cost_usd=None if billed.cost is None else billed.cost / 1_000_000,
+            error=failure,
+        )
+    )
 
 
 async def after_commit(rt: Runtime, told: Consequence) -> None:

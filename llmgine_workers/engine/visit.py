@@ -56,12 +56,14 @@ class Visit:
     received_bytes: int = 0
     first_token_at: datetime | None = None
     calls: int = 0
+    started_at: datetime = field(default_factory=clock.now)
     call_ends: float | None = None
 
     def opened(self, claim: Claim) -> None:
         """A further attempt; the time of the claim bounds them all."""
         self.claim = claim
         self.calls += 1
+        self.started_at = clock.now()
         if self.call_ends is None:
             self.call_ends = time.monotonic() + self.step.timeout_s
 
