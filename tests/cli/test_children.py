@@ -132,15 +132,23 @@ async def test_tiers_stop_one_after_the_other(tmp_path: Path) -> None:
     assert sorted(order) == ["a", "b", "c"]
 
 
-def test_no_child_outlives_an_owner_that_is_killed(tmp_path: Path) -> None:
+DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEPER}"
+
+
+@pytest.mark.parametrize("program", [SLEEPER, DEAF], ids=["polite", "deaf"])
+def test_no_child_outlives_an_owner_that_is_killed(tmp_path: Path, program: str) -> None:
     owner_program = f"""
 import os, sys, time
 from pathlib import Path
+from llmgine_workers.local import process
 from llmgine_workers.cli.children import Children, Role
-role = Role("sleeper", [sys.executable, "-c", {SLEEPER!r}], dict(os.environ),
-            Path({str(tmp_path)!r}), Path({str(tmp_path)!r}) / "sleeper.log")
-children = Children([[role]], print)
+process.GRACE_S = 1
+log = Path({str(tmp_path)!r}) / "child.log"
+argv = [sys.executable, "-c", {program!r}]
+children = Children([[Role("child", argv, dict(os.environ), log.parent, log)]], print)
 children.start()
+while not log.exists() or "here" not in log.read_text():
+    time.sleep(0.02)
 print([child.pid for child in children][0], flush=True)
 time.sleep(600)
 """

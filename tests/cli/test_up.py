@@ -172,7 +172,6 @@ def test_a_watcher_outlives_the_gateway(up: Up) -> None:
 
 
 def test_a_failed_job_is_listed_replayed_and_gone(up: Up) -> None:
-    # A tool that always fails: what fails here must not depend on the simulator.
     (up.folder / "bad.yaml").write_text(
         _MINE.replace("mine", "bad").replace(
             'prompt: "', 'prompt: "[[sim:fault=400 times=1]] '
