@@ -9,6 +9,7 @@ from gateway.answers import answer
 from gateway.context import Here
 from gateway.errors import ledger_down
 from gateway.openapi import documented
+from llmgine_workers.ledger import views
 
 router = APIRouter()
 
@@ -22,9 +23,6 @@ async def healthz() -> Response:
 @router.get("/readyz", **documented("Health"))
 async def readyz(here: Here) -> Response:
     """Whether jobs can be accepted: the ledger answers and can be written."""
-    if here.stopping.is_set():
+    if here.stopping.is_set() or not await views.can_accept_jobs(here.rt.ledger):
         raise ledger_down()
-    async with here.rt.ledger.connection() as connection:
-        if await connection.fetchval("select pg_is_in_recovery()"):
-            raise ledger_down()
     return answer({"status": "ok"})

@@ -12,27 +12,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-import orjson
-
-from llmgine_workers.clock import rfc3339
+from llmgine_workers.ledger import shown
 from llmgine_workers.ledger.connection import Ledger
-from llmgine_workers.ledger.records import CLASSES
+from llmgine_workers.ledger.shown import STEP_STATES, TOKENS
 
 JOB_STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
-STEP_STATES = (
-    "queued", "running", "waiting", "succeeded", "failed", "skipped", "cancelled",
-)  # fmt: skip
 PAGE_BYTES = 8 * 1024**2
 """Inputs and outputs on one page of jobs; the page ends early rather than exceed it."""
 
-_TOKENS = (
-    "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens",
-)  # fmt: skip
 _DAY_OF_IDS = 86_400_000 << 80
 """How far UUIDv7s of two moments a day apart are from each other."""
 
-_SUMS = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in _TOKENS)
+_SUMS = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in TOKENS)
 _SPENT = f"""
     select count(model) as model_calls, {_SUMS},
            coalesce(sum(cost), 0)::bigint as cost,
@@ -132,6 +123,10 @@ _REQUEST = """,
 """
 _ONE_STEP = f"{_select_steps(_REQUEST)} and st.path = $3"
 _ATTEMPTS = "select * from attempts where job_id = $1 and path = $2 order by n"
+_READY = """
+select to_regclass('jobs') is not null and not pg_is_in_recovery()
+       and current_setting('transaction_read_only') = 'off'
+"""
 
 
 @dataclass(frozen=True)
@@ -157,14 +152,14 @@ async def job(ledger: Ledger, tenant: str | None, job_id: UUID) -> dict[str, Any
     since = UUID(int=max(job_id.int - _DAY_OF_IDS, 0))  # letters are no older, bar skew
     async with ledger.connection() as connection:
         row = await connection.fetchrow(_ONE_JOB, job_id, tenant, since)
-    return _job(row) if row else None
+    return shown.job(row) if row else None
 
 
 async def outcome(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:
     """How a job of any tenant stands: the fields of the fact `job.finished`."""
-    shown = await job(ledger, None, job_id)
+    found = await job(ledger, None, job_id)
     names = ("state", "output", "error", "usage", "cost_usd", "dead_letter")
-    return {name: shown[name] for name in names} if shown else None
+    return {name: found[name] for name in names} if found else None
 
 
 async def has_ended(ledger: Ledger, job_id: UUID) -> bool:
@@ -186,7 +181,7 @@ async def jobs(
             wanted.created_after, before, limit, PAGE_BYTES,
         )  # fmt: skip
     more = bool(rows) and rows[0]["found"] > len(rows)
-    return Page([_job(row) for row in rows], str(rows[-1]["id"]) if more else None)
+    return Page([shown.job(row) for row in rows], str(rows[-1]["id"]) if more else None)
 
 
 async def steps(
@@ -195,7 +190,7 @@ async def steps(
     """The steps of a job in the order they became ready, without their attempts."""
     async with ledger.connection() as connection:
         rows = await connection.fetch(_STEPS, job_id, tenant, after, limit + 1)
-    data = [_step(row) for row in rows[:limit]]
+    data = [shown.step(row) for row in rows[:limit]]
     return Page(data, data[-1]["path"] if len(rows) > limit else None)
 
 
@@ -209,130 +204,23 @@ async def step(
             return None
         attempts = await connection.fetch(_ATTEMPTS, job_id, path)
     return {
-        **_step(row),
-        "attempts": [_attempt(attempt) for attempt in attempts],
-        "request": _value(row["request"]),
+        **shown.step(row),
+        "attempts": [shown.attempt(attempt) for attempt in attempts],
+        "request": shown.value(row["request"]),
     }
 
 
 async def snapshot(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:
     """The job and its finished steps: what a reader needs who has lost the stream."""
-    shown = await job(ledger, None, job_id)
-    if shown is None:
+    found = await job(ledger, None, job_id)
+    if found is None:
         return None
     async with ledger.connection() as connection:
         rows = await connection.fetch(_FINISHED_STEPS, job_id, None)
-    return {"job": shown, "steps": [_step(row) for row in rows]}
+    return {"job": found, "steps": [shown.step(row) for row in rows]}
 
 
-def usd(micro_dollars: int | None) -> float | None:
-    """Dollars as the interface shows them; None is unknown."""
-    return None if micro_dollars is None else micro_dollars / 1_000_000
-
-
-def _job(row: asyncpg.Record) -> dict[str, Any]:
-    self_link = f"/v1/jobs/{row['id']}"
-    return {
-        "id": str(row["id"]),
-        "tenant": row["tenant"],
-        "batch": None,
-        "forked_from": None,
-        "replays": row["run"],
-        "dead_letter": str(row["dead_letter"]) if row["dead_letter"] else None,
-        "chain": {"name": row["chain_name"], "version": row["chain_version"]},
-        "metadata": row["metadata"],
-        "simulated": row["simulated"],
-        "state": row["shown"],
-        "waiting": _waiting(row) if row["shown"] == "waiting" else None,
-        "inputs": _value(row["inputs"]),
-        "output": _value(row["output"]),
-        "error": row["failure"] if row["shown"] == "failed" else None,
-        "progress": {
-            "total": row["steps_total"],
-            **{state: row[state] for state in STEP_STATES},
-        },
-        "usage": _usage(row),
-        "cost_usd": _cost(row),
-        "possible_duplicate_usd": None if row["doubt_unpriced"] else usd(row["doubt"]),
-        "options": _options(row),
-        "created_at": rfc3339(row["created_at"]),
-        "started_at": rfc3339(row["started_at"]),
-        "finished_at": rfc3339(row["finished_at"]),
-        "deadline_at": rfc3339(row["expires_at"]),
-        "links": {
-            "self": self_link,
-            "steps": f"{self_link}/steps",
-            "events": f"{self_link}/events",
-        },
-    }
-
-
-def _options(row: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "priority": CLASSES[row["class"]],
-        "timeout_s": row["timeout_s"],
-        "max_attempts": row["max_attempts"],
-        "max_cost_usd": usd(row["max_cost"]),
-        "stream": row["stream"],
-        "webhook": None,
-    }
-
-
-def _step(row: asyncpg.Record) -> dict[str, Any]:
-    stored = _value(row["output"]) or {}
-    unwell = row["state"] in ("failed", "waiting")
-    return {
-        "path": row["path"],
-        "kind": row["kind"],
-        "pool": row["pool"],
-        "state": row["state"],
-        "waiting": _waiting(row) if row["state"] == "waiting" else None,
-        "fence": row["fence"],
-        "crashes": row["crashes"],
-        "error": row["failure"] if unwell else None,
-        "output": stored.get("output"),
-        "text": stored.get("text"),
-        "finish_reason": row["finish_reason"],
-        "model": row["model"],
-        "why": row["why"],
-        "usage": _usage(row),
-        "cost_usd": _cost(row),
-        "simulated": row["made_up"],
-    }
-
-
-def _attempt(row: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "id": str(row["id"]),
-        "n": row["n"],
-        "state": row["state"],
-        "model": row["model"],
-        "status": row["status"],
-        "request_id": row["request_id"],
-        "error": row["failure"],
-        "cost_usd": usd(row["cost"]),
-        "started_at": rfc3339(row["started_at"]),
-        "first_token_at": rfc3339(row["first_token_at"]),
-        "finished_at": rfc3339(row["finished_at"]),
-    }
-
-
-def _waiting(row: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "reason": row["reason"],
-        "detail": row["detail"],
-        "since": rfc3339(row["waiting_since"]),
-        "until": rfc3339(row["wake_at"]),
-    }
-
-
-def _usage(row: asyncpg.Record) -> dict[str, int]:
-    return {"calls": row["model_calls"], **{name: row[name] for name in _TOKENS}}
-
-
-def _cost(row: asyncpg.Record) -> float | None:
-    return None if row["unpriced"] else usd(row["cost"])
-
-
-def _value(body: str | None) -> Any:
-    return None if body is None else orjson.loads(body)
+async def can_accept_jobs(ledger: Ledger) -> bool:
+    """Whether the ledger has its tables and takes writes."""
+    async with ledger.connection() as connection:
+        return bool(await connection.fetchval(_READY))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +10,7 @@ import pytest
 
 from llmgine_workers import clock, keys
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import api_keys, jobs, steps, views
+from llmgine_workers.ledger import api_keys, jobs, shown, steps, views
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.migrate import migrate
 from llmgine_workers.ledger.records import NewJob, NewStep, StepKey
@@ -82,7 +82,7 @@ async def set_state(ledger: Ledger, job: UUID, path: str, state: str) -> None:
     )  # fmt: skip
 
 
-async def shown(ledger: Ledger, tenant: str, job: UUID) -> dict[str, Any]:
+async def look_at(ledger: Ledger, tenant: str, job: UUID) -> dict[str, Any]:
     found = await views.job(ledger, tenant, job)
     assert found is not None
     return found
@@ -90,7 +90,7 @@ async def shown(ledger: Ledger, tenant: str, job: UUID) -> dict[str, Any]:
 
 async def test_a_new_job_is_shown_whole(ledger: Ledger, tenant: str) -> None:
     job = await submit(ledger, tenant, step(), step("count", "tool", "tools"))
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     created, deadline = found.pop("created_at"), found.pop("deadline_at")
     assert created.endswith("Z")
     assert deadline > created
@@ -143,10 +143,10 @@ async def test_the_state_of_a_job_is_derived_from_its_steps(
     job = await submit(ledger, tenant, step("a"), step("b"))
     for path, state in zip("ab", states, strict=True):
         await set_state(ledger, job, path, state)
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert found["state"] == expected
     assert (found["waiting"] is not None) == (expected == "waiting")
-    assert sum(found["progress"][state] for state in views.STEP_STATES) == 2
+    assert sum(found["progress"][state] for state in shown.STEP_STATES) == 2
     page = await views.jobs(ledger, tenant, Wanted(state=expected), limit=9, before=None)
     assert [one["id"] for one in page.data] == [str(job)]
 
@@ -156,7 +156,7 @@ async def test_a_replayed_job_runs_again_and_is_not_queued_again(
 ) -> None:
     job = await submit(ledger, tenant)
     await run(ledger, "update jobs set run = 1 where id = $1", job)
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert (found["state"], found["replays"]) == ("running", 1)
 
 
@@ -166,7 +166,7 @@ async def test_a_waiting_job_says_why_and_until_when_its_first_step_waits(
     job = await submit(ledger, tenant, step("late"), step("soon"))
     await steps.wait(ledger, StepKey(job, "late"), 500.0, "breaker", "openai is open")
     await steps.wait(ledger, StepKey(job, "soon"), 20.0, "limit", "600 requests/1m")
-    waiting = (await shown(ledger, tenant, job))["waiting"]
+    waiting = (await look_at(ledger, tenant, job))["waiting"]
     assert waiting["reason"] == "limit"
     assert waiting["detail"] == "600 requests/1m"
     assert waiting["since"] < waiting["until"]
@@ -184,7 +184,7 @@ async def test_usage_and_cost_are_added_up_over_all_attempts(
         ledger, job, 2, state="succeeded", input_tokens=412, output_tokens=164,
         cached_input_tokens=3, reasoning_tokens=7, cost=523,
     )  # fmt: skip
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert found["usage"] == {
         "calls": 2, "input_tokens": 812, "cached_input_tokens": 3,
         "output_tokens": 164, "reasoning_tokens": 7,
@@ -199,9 +199,9 @@ async def test_a_cost_that_nobody_knows_makes_the_sum_unknown(
     job = await submit(ledger, tenant)
     await attempt(ledger, job, 1, state="succeeded", cost=211)
     await attempt(ledger, job, 2, state="started", cost=None)
-    assert (await shown(ledger, tenant, job))["cost_usd"] == 0.000211
+    assert (await look_at(ledger, tenant, job))["cost_usd"] == 0.000211
     await attempt(ledger, job, 3, state="failed", cost=None)
-    assert (await shown(ledger, tenant, job))["cost_usd"] is None
+    assert (await look_at(ledger, tenant, job))["cost_usd"] is None
 
 
 async def test_what_may_have_been_paid_twice_is_told_apart_from_the_cost(
@@ -210,17 +210,17 @@ async def test_what_may_have_been_paid_twice_is_told_apart_from_the_cost(
     job = await submit(ledger, tenant)
     await attempt(ledger, job, 1, state="ambiguous", reserved=900)
     await attempt(ledger, job, 2, state="succeeded", reserved=900, cost=100)
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert (found["cost_usd"], found["possible_duplicate_usd"]) == (0.0001, 0.0009)
     await attempt(ledger, job, 3, state="ambiguous", reserved=None)
-    assert (await shown(ledger, tenant, job))["possible_duplicate_usd"] is None
+    assert (await look_at(ledger, tenant, job))["possible_duplicate_usd"] is None
 
 
 async def test_tool_calls_are_no_model_calls(ledger: Ledger, tenant: str) -> None:
     job = await submit(ledger, tenant)
     await attempt(ledger, job, 1, state="succeeded", model=None, cost=0)
     await attempt(ledger, job, 2, state="ambiguous", model=None)
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert found["usage"]["calls"] == 0
     assert (found["cost_usd"], found["possible_duplicate_usd"]) == (0, 0)
 
@@ -232,7 +232,7 @@ async def test_a_succeeded_job_shows_its_output(ledger: Ledger, tenant: str) -> 
         locked = await jobs.lock(connection, job)
         assert locked is not None
         await jobs.succeed(connection, locked, json.dumps("Prices rose ..."))
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert (found["state"], found["output"]) == ("succeeded", "Prices rose ...")
     assert found["finished_at"] >= found["started_at"]
     assert await views.has_ended(ledger, job)
@@ -247,7 +247,7 @@ async def test_a_failed_job_shows_its_error_and_its_open_letter(
         locked = await jobs.lock(connection, job)
         assert locked is not None
         letter = await jobs.decide_end(connection, locked, "failed", failure)
-    found = await shown(ledger, tenant, job)
+    found = await look_at(ledger, tenant, job)
     assert found["state"] == "failed"
     assert found["error"] == failure.as_dict()
     assert found["dead_letter"] == str(letter)
@@ -268,13 +268,13 @@ async def test_a_resolved_letter_is_not_the_jobs_any_more(
         assert locked is not None
         await jobs.decide_end(connection, locked, "failed", Failure("tool_failed", "no"))
     await run(ledger, "update letters set state = 'resolved' where job_id = $1", job)
-    assert (await shown(ledger, tenant, job))["dead_letter"] is None
+    assert (await look_at(ledger, tenant, job))["dead_letter"] is None
 
 
 async def test_payloads_that_were_pruned_are_null(ledger: Ledger, tenant: str) -> None:
     job = await submit(ledger, tenant)
     await run(ledger, "delete from payloads where job_id = $1", job)
-    assert (await shown(ledger, tenant, job))["inputs"] is None
+    assert (await look_at(ledger, tenant, job))["inputs"] is None
     one = await views.step(ledger, tenant, job, "draft")
     assert one is not None
     assert one["request"] is None
@@ -354,7 +354,7 @@ async def test_a_snapshot_is_the_job_and_its_finished_steps(
     await set_state(ledger, job, "b", "running")
     taken = await views.snapshot(ledger, job)
     assert taken is not None
-    assert taken["job"] == await shown(ledger, tenant, job)
+    assert taken["job"] == await look_at(ledger, tenant, job)
     assert [one["path"] for one in taken["steps"]] == ["a"]
 
 
@@ -433,3 +433,12 @@ async def test_a_key_that_does_not_exist_is_neither_found_nor_revoked(
 ) -> None:
     assert await api_keys.found(ledger, "0123456789ab") is None
     assert not await api_keys.revoke(ledger, "0123456789ab")
+
+
+async def test_a_ledger_with_its_tables_can_accept_jobs(
+    ledger: Ledger, new_database: Callable[[], str]
+) -> None:
+    assert await views.can_accept_jobs(ledger)
+    empty = Ledger(new_database(), "views_test", connections=1)
+    assert not await views.can_accept_jobs(empty)
+    await empty.close()
