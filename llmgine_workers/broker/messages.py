@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import orjson
+
+from llmgine_workers import clock
 
 STEP_TASK = "llmgine.step"
 LETTER_TYPE = "llmgine.letter"
@@ -56,7 +58,7 @@ def hint(job: UUID, path: str, replays: int, chain: str) -> Message:
 
     Its id follows from (job, path, replays), so waits and retries stay one row in Flower.
     """
-    task_id = str(uuid5(job, f"{path}:{replays}"))
+    task_id = str(clock.task_id(job, path, replays))
     headers = {
         "lang": "py",
         "task": STEP_TASK,
