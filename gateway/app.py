@@ -17,6 +17,7 @@ from gateway.handlers import HANDLED, RequestIds, answer
 from gateway.openapi import schema_of
 from gateway.routes import chains, events, health, jobs, steps
 from llmgine_workers.errors import ConfigurationError
+from llmgine_workers.ledger import schema
 from llmgine_workers.runtime import Runtime, open_runtime
 from llmgine_workers.settings import Settings
 
@@ -34,6 +35,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with opener(settings, environ) as rt:
+            await schema.verify_if_there(rt.ledger)
             app.state.gateway = Gateway(rt, Keyring(rt.ledger))
             yield
 

@@ -12,7 +12,7 @@ from llmgine_workers import dead_letters
 from llmgine_workers.engine import upkeep
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
-from llmgine_workers.ledger import release
+from llmgine_workers.ledger import release, schema
 from llmgine_workers.resilience.admission import Admission
 from llmgine_workers.runtime import Runtime, open_runtime
 from llmgine_workers.settings import Settings
@@ -36,6 +36,7 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with open_runtime(settings, environ) as rt:
+        await schema.verify_if_there(rt.ledger)
         running = asyncio.create_task(run(rt))
         await stop.wait()
         running.cancel()

@@ -35,6 +35,7 @@ _AWAY = (
     asyncpg.InternalClientError,
     asyncpg.TransactionRollbackError,
     asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
 

@@ -42,13 +42,18 @@ async def prune(ledger: Ledger, keep_s: float, keep_payloads_s: float) -> list[s
     Returns the names of the dropped partitions. Payloads go earlier than the rest.
     """
     dropped: list[str] = []
+    payloads_s = min(keep_payloads_s, keep_s)
     async with ledger.transaction() as connection:
         await connection.execute(_NO_QUEUE)
-        for day in await _days(connection):
+        for day, names in (await _days(connection)).items():
             age = (clock.now() - _midnight(day + timedelta(days=1))).total_seconds()
-            tables = TABLES if age > keep_s else ("payloads",)
-            if age > min(keep_s, keep_payloads_s) and await _all_ended(connection, day):
-                dropped += [f"{table}_{day:%Y%m%d}" for table in tables]
+            old = [
+                name
+                for name in names
+                if age > (payloads_s if name.startswith("payloads") else keep_s)
+            ]
+            if old and await _all_ended(connection, day):
+                dropped += old
         for name in dropped:
             await connection.execute(f"drop table if exists {name}")
         await connection.execute(
@@ -71,13 +76,17 @@ def _midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-async def _days(connection: Connection) -> list[date]:
+async def _days(connection: Connection) -> dict[date, list[str]]:
     rows = await connection.fetch(
         "select inhrelid::regclass::text as name from pg_inherits "
-        "where inhparent = 'payloads'::regclass or inhparent = 'jobs'::regclass"
+        "where inhparent = any($1::text[]::regclass[]) order by name",
+        list(TABLES),
     )
-    texts = {row["name"].rpartition("_")[2] for row in rows}
-    return sorted(datetime.strptime(text, "%Y%m%d").date() for text in texts)
+    found: dict[date, list[str]] = {}
+    for row in rows:
+        day = datetime.strptime(row["name"].rpartition("_")[2], "%Y%m%d").date()
+        found.setdefault(day, []).append(row["name"])
+    return found
 
 
 async def _all_ended(connection: Connection, day: date) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import asyncpg
 
 from llmgine_workers.errors import ConfigurationError
-from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.ledger.connection import Ledger, LedgerDown
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
@@ -21,6 +22,12 @@ async def verify(ledger: Ledger) -> None:
             f"the ledger's schema {ledger.schema!r} is at {found or 'nothing'}, "
             f"this version needs {newest}; run: llmgine migrate"
         )
+
+
+async def verify_if_there(ledger: Ledger) -> None:
+    """The same for who may start before the ledger does; an absent one is fine."""
+    with suppress(LedgerDown):
+        await verify(ledger)
 
 
 async def _version(ledger: Ledger) -> str | None:

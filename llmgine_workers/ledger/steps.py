@@ -117,7 +117,9 @@ with back as (
     where s.job_id = $1 and s.path = $2 and s.fence = $3 and s.state = 'running'
     returning s.calls
 )
-update attempts a set state = $4, finished_at = now() from back
+update attempts a set state = $4, finished_at = now(),
+    cost = case when $4 = 'cancelled' then 0 end -- it was never sent
+from back
 where a.job_id = $1 and a.path = $2 and a.n = back.calls and a.state = 'started'
 """
 
