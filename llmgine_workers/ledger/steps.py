@@ -58,9 +58,8 @@ _ROOM = """
 select j.max_cost - coalesce(sum(case when a.state in ('started', 'ambiguous')
                                       then a.reserved else a.cost end), 0) as room,
        count(*) filter (where a.state = 'started') as calling
-from (select id, run, max_cost from jobs where id = $1 for update) j
-left join attempts a on a.job_id = j.id and a.run = j.run
-group by j.max_cost
+from jobs j left join attempts a on a.job_id = j.id and a.run = j.run
+where j.id = $1 group by j.max_cost
 """
 
 _AGAIN = """
@@ -335,6 +334,8 @@ async def unrelease(ledger: Ledger, released: Sequence[Released]) -> None:
 async def _find_room(
     connection: Connection, job: UUID, claim_id: UUID, reserved: int
 ) -> None:
+    # Apart from the sum: one statement would lock now and add up what was before.
+    await connection.execute("select from jobs where id = $1 for update", job)
     if await connection.fetchval(
         "select exists (select from attempts where job_id = $1 and id = $2)",
         job,

@@ -128,7 +128,7 @@ class Place:
         assert released is not None
         return [one.key for one in released]
 
-    async def sweep(self, worker: UUID) -> list[sweep.Taken]:
+    async def take_back(self, worker: UUID) -> list[sweep.Taken]:
         """Row 12 for one worker's steps."""
         taken = [
             await sweep.take_back(self.ledger, one) for one in await self.lost(worker)

@@ -62,7 +62,7 @@ async def test_a_lost_claim_is_not_found_again_once_it_was_taken_back(
     worker, claim_id = await place.worker(), steps.new_claim_id()
     await place.claim(key, worker, claim_id)
     await place.die(worker)
-    await place.sweep(worker)
+    await place.take_back(worker)
     assert await place.claim(key, worker, claim_id) is None
 
 
@@ -203,7 +203,7 @@ async def test_after_the_step_was_taken_back_there_is_no_further_call(
     worker = await place.worker()
     claim = await place.claimed(key, worker)
     await place.die(worker)
-    await place.sweep(worker)
+    await place.take_back(worker)
     assert await next_attempt(place, claim) is None
     assert len(await place.attempts(key)) == 1
 
@@ -224,7 +224,7 @@ async def test_a_stale_fence_writes_its_bill_and_nothing_else(place: Place) -> N
     first, second = await place.worker(), await place.worker()
     zombie = await place.claimed(key, first)
     await place.die(first)
-    await place.sweep(first)
+    await place.take_back(first)
     owner = await place.claimed(key, second)
 
     assert not await place.settle(zombie, output='"of the zombie"')
@@ -248,7 +248,7 @@ async def test_a_zombies_transient_error_changes_no_state(place: Place) -> None:
     first, second = await place.worker(), await place.worker()
     zombie = await place.claimed(key, first)
     await place.die(first)
-    await place.sweep(first)
+    await place.take_back(first)
     await place.claimed(key, second)
     finish = Finish(zombie, "failed", PAID, failure=OVERLOADED)
     await steps.retry_later(place.ledger, finish, 8, "retry", "overloaded", spent=1)
@@ -290,7 +290,7 @@ async def test_giving_back_late_takes_nothing_from_the_next_owner(place: Place) 
     first = await place.worker()
     zombie = await place.claimed(key, first)
     await place.die(first)
-    await place.sweep(first)
+    await place.take_back(first)
     owner = await place.claimed(key)
     await steps.give_back(place.ledger, [zombie], "cancelled")
     assert (await place.step_row(key))["fence"] == owner.fence
