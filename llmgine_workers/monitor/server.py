@@ -111,6 +111,8 @@ def _application(settings: Settings) -> Celery:
     app = make_app(settings.broker.url, prefix, queues, _run_nothing, slots=1)
     # Remote control is rare here, and RabbitMQ closes a pooled connection that idles.
     app.conf.broker_pool_limit = 0
+    # Fail at once while the broker is away: what waits for it would hold up the stop.
+    app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0}
     app.set_default()  # Flower's templates ask the current application
     return app
 
