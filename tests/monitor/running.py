@@ -80,7 +80,7 @@ class Flower:
         await soon(self._answers, within_s=30)
 
     async def hears(self) -> None:
-        """Wait until it hears the workers; it asks them for a sign of life at its start."""
+        """Wait until it hears the workers, whom it asks for a sign of life at first."""
 
         async def knows_one() -> bool:
             return bool((await self.get("/workers", json=1))["data"])
