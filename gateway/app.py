@@ -35,7 +35,6 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with opener(settings, environ) as rt:
-            await schema.verify_if_there(rt.ledger)
             app.state.gateway = Gateway(rt, Keyring(rt.ledger))
             yield
 
@@ -78,6 +77,7 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
 async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) -> None:
     # Opened here and not by uvicorn, which would turn every error into exit status 3.
     async with app.router.lifespan_context(app):
+        await schema.verify_if_there(app.state.gateway.rt.ledger)
         # uvicorn raises a caught signal again once it has stopped; then all is done.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
