@@ -88,6 +88,7 @@ async def _redis(ephemeral: Ephemeral) -> str:
 
 
 async def _workers(ledger: Ledger, settings: Settings, environ: Mapping[str, str]) -> str:
+    await schema.verify(ledger)
     live = {load.pool: load.workers for load in await overview.pool_loads(ledger)}
     without = [pool for pool in settings.pools(environ) if not live.get(pool)]
     if without:

@@ -35,7 +35,9 @@ def status(context: typer.Context, *, as_json: JsonOption = False) -> None:
     """Say what each pool does, how many letters are open, and what is down."""
     from llmgine_workers.cli import overview
 
-    found = _with_stores(context, overview.of)
+    given = invocation.of(context)
+    settings = given.settings()
+    found = invocation.wait_for(lambda: overview.of(settings, given.environ))
     if as_json:
         terminal.say_json(found)
     else:
@@ -260,12 +262,14 @@ def _with_stores(
 ) -> Any:
     """Open the runtime for one piece of work."""
     from llmgine_workers.cli import stores
+    from llmgine_workers.ledger import schema
 
     given = invocation.of(context)
     settings = given.settings()
 
     async def open_and_work() -> Any:
         async with stores.opened(settings, given.environ) as rt:
+            await schema.verify(rt.ledger)
             return await work(rt)
 
     return invocation.wait_for(open_and_work)
@@ -275,6 +279,7 @@ def _with_ledger(
     context: typer.Context, work: Callable[[Any], Coroutine[Any, Any, Any]]
 ) -> Any:
     """Open only the ledger, so that it also works while the rest is down."""
+    from llmgine_workers.ledger import schema
     from llmgine_workers.ledger.connection import Ledger
 
     settings = invocation.of(context).settings()
@@ -282,6 +287,7 @@ def _with_ledger(
     async def open_and_work() -> Any:
         ledger = Ledger(settings.ledger.url, settings.broker.prefix, connections=2)
         try:
+            await schema.verify(ledger)
             return await work(ledger)
         finally:
             await ledger.close()
