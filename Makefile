@@ -16,7 +16,7 @@ help:
 	@echo 'make test    every test (ARGS="-k name" chooses)'
 	@echo 'make check   formatting, lint, types, the rooms'\'' imports'
 	@echo 'make setup   only the virtual environment'
-	@echo 'make lock    requirements.lock anew from pyproject.toml'
+	@echo 'make lock    the lock files anew from pyproject.toml'
 	@echo 'make clean   remove what the targets made'
 
 demo up: $(READY)
@@ -47,6 +47,14 @@ lock:
 	build/lock/bin/uv pip compile pyproject.toml --all-extras --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--upgrade --output-file requirements.lock
+	build/lock/bin/uv pip compile pyproject.toml --extra server --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--constraint requirements.lock --upgrade --output-file requirements.server.lock
+	$(PYTHON) -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	| build/lock/bin/uv pip compile - --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--upgrade --output-file requirements.build.lock
 
 clean:
 	rm -rf $(VENV) .llmgine build dist .*_cache .hypothesis
