@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from queue import Queue
 from typing import Any
 
@@ -17,11 +17,24 @@ from kombu import Connection
 
 from llmgine_workers import clock
 from llmgine_workers.broker import Broker, messages
-from tests.broker.conftest import Place
+from tests.broker.conftest import Place, make_place
 
 pytestmark = pytest.mark.integration
 
 WANTED = ("worker-online", "task-received", "task-succeeded", "task-failed")
+
+
+@pytest.fixture(params=["rabbit", "valkey"])
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """A virtual host of its own: stock Celery leaves the queues of its delays behind."""
+    if request.param == "rabbit":
+        url = request.getfixturevalue("shared_rabbit").new_vhost("stock-celery")
+    else:
+        url = request.getfixturevalue("redis_url")
+    place = await make_place(url)
+    yield place
+    for broker in place.opened:
+        await broker.close()
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class TestWithAServer:
             for line in ours:
                 number = line.split()[0].removeprefix("id=")
                 await ephemeral.command("CLIENT", "KILL", "ID", number)
-            return bool(ours)
+            return reader.done()
 
         await eventually_true(cut_off)
         with pytest.raises(EphemeralDown):
