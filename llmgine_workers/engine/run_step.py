@@ -58,7 +58,10 @@ async def _visit(rt: WorkerRuntime, key: StepKey) -> Outcome:
 async def _call(rt: WorkerRuntime, step: Hinted) -> Outcome:
     visit = Visit(rt, step, parsed(step.request))
     try:
-        answer = await pipeline.through(visit)
+        try:
+            answer = await pipeline.through(visit)
+        finally:
+            rt.presence.called(step.key)
     except NotOurs as missed:
         return Skip(str(missed))
     except Refused as refused:

@@ -97,9 +97,8 @@ class Present:
     """A step this process is busy with: its task, and why it was told to stop."""
 
     task: asyncio.Task[Any]
-    fence: int | None = None
     stop: str | None = None
-    absences: int = 0
+    is_called: bool = False
 
 
 class Presence:
@@ -119,10 +118,14 @@ class Presence:
         """The visit is over."""
         del self._present[key]
 
+    def called(self, key: StepKey) -> None:
+        """The call is over: nothing stops the writing of its end."""
+        self._present[key].is_called = True
+
     def stop(self, key: StepKey, why: str) -> None:
         """Cancel the step's call, if it is here; a second word changes nothing."""
         present = self._present.get(key)
-        if present and not present.stop:
+        if present and not present.stop and not present.is_called:
             present.stop = why
             present.task.cancel()
 

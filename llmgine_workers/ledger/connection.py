@@ -25,6 +25,10 @@ Result = TypeVar("Result")
 STATEMENT_TIMEOUT_S = 15.0
 """No statement of ours is meant to take longer; a stalled server is then "away"."""
 
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+"""Between two tries while the ledger is away; doubled from the first to the longest."""
+
 _AWAY = (
     OSError,
     TimeoutError,
@@ -117,14 +121,14 @@ async def speak_json(connection: Connection) -> None:
 
 
 async def while_away(action: Callable[[], Awaitable[Result]]) -> Result:
-    """Repeat an idempotent action until the ledger answers: 0.1 s to 2 s apart."""
-    pause = 0.1
+    """Repeat an idempotent action until the ledger answers."""
+    pause = FIRST_PAUSE_S
     while True:
         try:
             return await action()
         except LedgerDown:
             await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
 
 
 def _name(error: BaseException) -> str:
