@@ -20,6 +20,7 @@ from llmgine_workers.engine.outcome import Outcome
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.monitor.events import KeptEvents
 from llmgine_workers.monitor.queues import BrokerPage, QueueLengths, Queues, pools
+from llmgine_workers.monitor.threads import DaemonThreads
 from llmgine_workers.settings import FlowerSettings, Settings
 
 HANDLERS: list[tuple[str, type[Any]]] = [
@@ -61,6 +62,8 @@ def serve(
 
 class Monitor(Flower):  # type: ignore[misc]  # Flower has no annotations
     """Flower's web application with our pages, our queues and our kept events."""
+
+    pool_executor_cls = DaemonThreads
 
     def __init__(self, app: Celery, queues: Queues) -> None:
         io_loop = IOLoop.current()
@@ -111,7 +114,7 @@ def _application(settings: Settings) -> Celery:
     app = make_app(settings.broker.url, prefix, queues, _run_nothing, slots=1)
     # Remote control is rare here, and RabbitMQ closes a pooled connection that idles.
     app.conf.broker_pool_limit = 0
-    # Fail at once while the broker is away: what waits for it would hold up the stop.
+    # Fail soon while the broker is away.
     app.conf.broker_transport_options = {"max_retries": 1, "interval_start": 0}
     app.set_default()  # Flower's templates ask the current application
     return app
