@@ -39,9 +39,11 @@ def hide_letters() -> None:
 
 def replay_everything() -> None:
     """A replay runs the steps again that had succeeded."""
-    replay._REOPEN_STEPS = replay._REOPEN_STEPS.replace(
-        "in ('failed', 'cancelled')", "in ('failed', 'cancelled', 'succeeded')"
+    honest = replay._REOPEN_STEPS
+    replay._REOPEN_STEPS = honest.replace(
+        "state = 'cancelled'", "state in ('cancelled', 'succeeded')"
     )
+    assert honest != replay._REOPEN_STEPS, "the statement has other words now"
 
 
 SABOTAGE = {
