@@ -28,7 +28,7 @@ from llmgine_workers.cli.exits import Exit
 from llmgine_workers.engine import outcome, pipeline
 from llmgine_workers.errors import FOLLOWS
 from llmgine_workers.events import facts
-from tests.docs.pages import ROOT, blocks, prose, read, section, table, words
+from tests.docs.pages import NAMES, ROOT, blocks, prose, read, section, table, words
 
 HTTP, CLI, SETTINGS = "docs/http.md", "docs/cli.md", "docs/settings.md"
 ERRORS, CHAINS, LIFE = "docs/errors.md", "docs/chains.md", "docs/lifecycle.md"
@@ -103,23 +103,22 @@ def test_every_code_of_a_refusal_is_there_with_its_status() -> None:
 
 
 def test_the_codes_that_are_never_answered_are_named() -> None:
-    """Which codes no module on the way of a request has in hand."""
-    reached = [
-        *(ROOT / "gateway").rglob("*.py"),
-        *(ROOT / "chains").glob("*.py"),
-        *(ROOT / "llmgine_workers/engine" / f"{n}.py" for n in ("submit", "planning")),
-        ROOT / "llmgine_workers/ledger/connection.py",
-    ]
-    source = "".join(path.read_text("utf-8") for path in reached)
-    unused = [c for c in PROBLEMS if source.count(f'"{c}"') < 2]  # one is the table's
-    unused = [c for c in unused if not _in_hand(source, c)]
-    (told,) = re.findall(r"never answered by this version: (.+?)\.\n", read(ERRORS), re.S)
-    assert words(told) == unused
+    """Those that no module on the way of a request has in hand."""
+    front = _source("gateway") + _source("chains")
+    all_of_it = (
+        front + _source("llmgine_workers/engine") + _source("llmgine_workers/ledger")
+    )
+    raised = re.findall(r'(?:Problem|Refusal|_refuse)\(\s*"(\w+)"', all_of_it)
+    kinds = re.findall(r'^    code = "(\w+)"', all_of_it, re.M)
+    told = [code for code in PROBLEMS if front.count(f'"{code}"') > 1]  # one: the table
+    (named,) = re.findall(
+        r"never answered by this version: (.+?)\.\n", read(ERRORS), re.S
+    )
+    assert words(named) == [c for c in PROBLEMS if c not in {*raised, *kinds, *told}]
 
 
-def _in_hand(source: str, code: str) -> bool:
-    made = (f'Problem("{code}"', f'Refusal("{code}"', f'_refuse("{code}"', f'= "{code}"')
-    return any(one in source for one in made)
+def _source(room: str) -> str:
+    return "".join(path.read_text("utf-8") for path in (ROOT / room).rglob("*.py"))
 
 
 def test_every_code_of_a_failure_is_there_with_what_follows() -> None:
@@ -353,8 +352,16 @@ def test_the_gates_are_those_of_the_pipeline() -> None:
     }
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_is_named_exists(name: str) -> None:
+    for path in re.findall(r"(?<![\w./])\w[\w/]*/\w+\.(?:py|yaml)\b", prose(name)):
+        places = (ROOT / path, ROOT / "llmgine_workers" / path)
+        assert any(place.exists() for place in places), path
+
+
 def test_the_files_of_the_pipe_exist() -> None:
-    for path in re.findall(r"\w+/\w+\.py", read("docs/internals.md")):
+    pipe = blocks("docs/internals.md", "text")[1].text
+    for path in re.findall(r"\S+\.py", pipe):
         assert (ROOT / "llmgine_workers" / path).exists(), path
 
 
