@@ -40,10 +40,12 @@ def hide_letters() -> None:
 def replay_everything() -> None:
     """A replay runs the steps again that had succeeded."""
     honest = replay._REOPEN_STEPS
-    replay._REOPEN_STEPS = honest.replace(
+    all_steps = honest.replace(
         "state = 'cancelled'", "state in ('cancelled', 'succeeded')"
     )
-    assert honest != replay._REOPEN_STEPS, "the statement has other words now"
+    assert honest != all_steps, "the statement has other words now"
+    no_results = "delete from payloads where job_id = $1 and kind = 'output'"
+    replay._REOPEN_STEPS = f"with gone as ({no_results}) {all_steps}"
 
 
 SABOTAGE = {
