@@ -126,15 +126,50 @@ class TelemetrySettings(_Section):
     logs: Literal["json", "console"] = "json"
 
 
+PROVIDER_ROWS: dict[str, dict[str, str]] = {
+    "anthropic": {"wire": "anthropic", "key_env": "ANTHROPIC_API_KEY"},
+    "azure": {"wire": "openai", "key_env": "AZURE_OPENAI_API_KEY"},
+    "azure-deployments": {"wire": "openai", "key_env": "AZURE_OPENAI_API_KEY"},
+    "bedrock": {"wire": "openai", "key_env": "AWS_BEARER_TOKEN_BEDROCK"},
+    "bedrock-claude": {"wire": "anthropic", "key_env": "AWS_BEARER_TOKEN_BEDROCK"},
+    "deepseek": {"wire": "openai", "key_env": "DEEPSEEK_API_KEY"},
+    "gemini": {"wire": "openai", "key_env": "GEMINI_API_KEY"},
+    "groq": {"wire": "openai", "key_env": "GROQ_API_KEY"},
+    "mistral": {"wire": "openai", "key_env": "MISTRAL_API_KEY"},
+    "ollama": {"wire": "openai"},
+    "openai": {"wire": "openai", "key_env": "OPENAI_API_KEY"},
+    "openrouter": {"wire": "openai", "key_env": "OPENROUTER_API_KEY"},
+    "together": {"wire": "openai", "key_env": "TOGETHER_API_KEY"},
+    "vertex": {"wire": "openai"},
+    "vertex-claude": {"wire": "anthropic"},
+    "vllm": {"wire": "openai"},
+    "xai": {"wire": "openai", "key_env": "XAI_API_KEY"},
+}
+"""Services known by name: `[providers.NAME]` may then leave these keys out.
+
+Their addresses and ways are in `providers/rows.py`.
+"""
+
+
+def _known(name: str) -> str:
+    if name not in PROVIDER_ROWS:
+        raise ValueError(f"{name!r} is none of {', '.join(PROVIDER_ROWS)}")
+    return name
+
+
 class ProviderSettings(_Section):
     """One service: its wire format, address and the variable that holds its key.
 
-    `key_env = ""` says that it needs no key. `simulated` marks answers as not real.
+    `key_env = ""` says that it needs no key. `like` names the known service that this
+    one is, under another name (a second account or region). `query` goes into the
+    address of every call. `simulated` marks answers as not real.
     """
 
     wire: Literal["openai", "anthropic"]
     base_url: str | None = None
     key_env: str = ""
+    like: Annotated[str, AfterValidator(_known)] | None = None
+    query: dict[str, str] = Field(default_factory=dict)
     simulated: bool = False
 
 
@@ -162,14 +197,6 @@ class PriceSettings(_Section):
 
     input: Annotated[float, Field(ge=0)]
     output: Annotated[float, Field(ge=0)]
-
-
-PROVIDER_ROWS: dict[str, dict[str, str]] = {
-    "openai": {"wire": "openai", "key_env": "OPENAI_API_KEY"},
-    "anthropic": {"wire": "anthropic", "key_env": "ANTHROPIC_API_KEY"},
-    "ollama": {"wire": "openai", "base_url": "http://localhost:11434/v1"},
-}
-"""Services known by name: `[providers.NAME]` may then leave these keys out."""
 
 
 def _model_list(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -258,9 +285,10 @@ def _add_provider_rows(tree: dict[str, Any]) -> None:
     providers = tree.setdefault("providers", {"openai": {}, "anthropic": {}})
     if not isinstance(providers, dict):
         return
-    for name, row in PROVIDER_ROWS.items():
-        if isinstance(providers.get(name), dict):
-            providers[name] = {**row, **providers[name]}
+    for name, given in providers.items():
+        if isinstance(given, dict):
+            row = PROVIDER_ROWS.get(str(given.get("like", name)), {})
+            providers[name] = {**row, **given}
 
 
 def _lay_over(tree: dict[str, Any], environ: Mapping[str, str]) -> None:

@@ -14,8 +14,8 @@ def open_providers(
 ) -> dict[str, Provider]:
     """A provider for each configured one; their SDKs are imported here (1-3 s each).
 
-    No connection is made yet. ConfigurationError names a provider without an address
-    or with a key that no HTTP header can carry.
+    No connection is made yet. ConfigurationError names a provider without an address,
+    with a key that no HTTP header can carry, or without an SDK's extra that it needs.
     """
     from llmgine_workers.providers.anthropic_wire import AnthropicWire
     from llmgine_workers.providers.exchange import HttpProvider
@@ -27,13 +27,16 @@ def open_providers(
     opened: dict[str, Provider] = {}
     for name, settings in configured.items():
         service = service_of(name, settings)
-        opened[name] = HttpProvider(
-            name,
-            forms[settings.wire],
-            service,
-            url=settings.base_url or service.base_url or "",
-            key=_key(name, settings, environ),
+        url, key = (
+            settings.base_url or service.base_url or "",
+            _key(name, settings, environ),
         )
+        try:
+            opened[name] = HttpProvider(
+                name, forms[settings.wire], service, url=url, key=key
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"providers.{name}: {error}") from None
     return opened
 
 

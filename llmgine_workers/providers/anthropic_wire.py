@@ -21,21 +21,7 @@ _FINISH = {
 
 
 class AnthropicWire:
-    """`POST /v1/messages`; see `wire.Wire`."""
-
-    path = "/v1/messages"
-
-    def open_client(self, base_url: str, key: str) -> Any:
-        """`AsyncAnthropic` on aiohttp, without its own retries and spans."""
-        import anthropic
-
-        return anthropic.AsyncAnthropic(
-            api_key=key or "none",
-            base_url=base_url,
-            max_retries=0,
-            open_telemetry=False,
-            http_client=wire.http_client(anthropic.DefaultAioHttpClient),
-        )
+    """`message` and its events; see `wire.Wire`."""
 
     def body(
         self, request: LlmRequest, service: rows.Service, *, streamed: bool
@@ -58,7 +44,7 @@ class AnthropicWire:
             form = {"type": "json_schema", "schema": _schema(request.schema)}
             rows.place(body, "output_config.format", form)
         if streamed:
-            body["stream"] = True
+            body.update(service.streamed)
         return body
 
     def read(self, document: Any) -> wire.Reading:

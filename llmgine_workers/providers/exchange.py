@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import httpx2
@@ -13,6 +14,7 @@ import orjson
 
 from llmgine_workers.llm import Delta, LlmAnswer, LlmRequest, OnDelta
 from llmgine_workers.providers import failures, wire
+from llmgine_workers.providers.clients import Unsigned, timeouts
 from llmgine_workers.providers.rows import Service
 from llmgine_workers.providers.sse import EventParser, EventTooLong
 from llmgine_workers.providers.verdict import Verdict, request_id
@@ -42,7 +44,7 @@ class HttpProvider:
         self._form = form
         self._service = service
         self._key = key
-        self._client = form.open_client(url, key)
+        self._client = service.client(service, url, key)
 
     async def call(
         self,
@@ -81,15 +83,18 @@ class HttpProvider:
         body = self._form.body(verdict.request, self._service, streamed=streamed)
         try:
             return await self._client.post(
-                self._form.path,
+                self._service.path.format(model=quote(verdict.request.model, safe="")),
                 cast_to=httpx2.Response,
                 content=orjson.dumps(body),
-                options={"headers": dict(headers), "timeout": wire.timeouts(idle_s)},
+                options={"headers": dict(headers), "timeout": timeouts(idle_s)},
                 stream=True,
             )
         except orjson.JSONEncodeError:
             sentence = "cannot be sent what JSON cannot hold"
             raise verdict.failed("provider_rejected", sentence) from None
+        except Unsigned as error:
+            sentence = f"could not be called: no credentials ({error})"
+            raise verdict.failed("provider_unreachable", sentence) from None
         except Exception as error:  # every SDK has its own; what is not one goes on
             response = getattr(error, "response", None)
             if response is not None:

@@ -17,7 +17,7 @@ MAX_RETRY_AFTER_S = 900.0
 """A service that asks for more is asked again after a quarter of an hour."""
 
 # Words of the services that say more than their status does: OpenAI's `code` and
-# `type`, Anthropic's `type` and `details.error_code`.
+# `type`, Anthropic's `type` and `details.error_code`, Google's `status`.
 _BY_WORD: dict[str, str] = {
     "insufficient_quota": "provider_quota",
     "billing_hard_limit_reached": "provider_quota",
@@ -34,6 +34,10 @@ _BY_WORD: dict[str, str] = {
     "overloaded_error": "provider_overloaded",
     "engine_overloaded": "provider_overloaded",
     "slow_down": "provider_overloaded",
+    # Groq: the model did not manage to write JSON; another time it may.
+    "json_validate_failed": "provider_bad_response",
+    # Gemini says in the same breath that the quota is exceeded, for a minute's too.
+    "RESOURCE_EXHAUSTED": "provider_rate_limited",
 }
 
 _BY_STATUS: dict[int, str] = {
@@ -45,6 +49,7 @@ _BY_STATUS: dict[int, str] = {
     413: "context_too_long",
     425: "provider_unavailable",
     429: "provider_rate_limited",
+    498: "provider_overloaded",
     501: "provider_rejected",
     529: "provider_overloaded",
 }
@@ -59,14 +64,18 @@ _BY_KIND: dict[str, str] = {
     "not_found_error": "provider_rejected",
 }
 
-# What only the sentence of a 400 tells.
+# What only a sentence tells, and of which statuses that is so.
 _BY_SENTENCE: dict[str, str] = {
-    r"credit balance|spend(ing)? limit|exceeded your .*quota": "provider_quota",
-    r"context (length|window|limit)|prompt is too long|maximum context": (
-        "context_too_long"
+    r"credit balance|spend(ing)? limit|exceeded your .*quota|(any|available) credits": (
+        "provider_quota"
     ),
-    r"content (management )?policy|content filter|usage policies": "content_refused",
+    r"context (length|window|limit)|prompt is too long|max_new_tokens.* must be <=|"
+    r"maximum (context|prompt|model length|number of tokens)": "context_too_long",
+    r"content (management )?policy|content filter|usage (policies|guidelines)|"
+    r"input was flagged": "content_refused",
+    r"(incorrect|invalid) api key|api key not valid": "provider_auth",
 }
+_SENTENCE_COUNTS = (400, 403, 422, 429, None)
 
 SENTENCES: dict[str, str] = {
     "provider_rate_limited": "limits our rate",
@@ -89,10 +98,16 @@ class Told:
     words: tuple[str, ...] = ()
     sentence: str = ""
     status: int | None = None
+    retry_after_s: float | None = None
 
 
 def told(document: Any) -> Told:
-    """Read an error body; one that has no known shape says nothing."""
+    """Read an error body; one that has no known shape says nothing.
+
+    It is under `error`, or the document itself (Mistral, vLLM); Gemini puts a list
+    around it.
+    """
+    document = document[0] if isinstance(document, list) and document else document
     error = document.get("error", document) if isinstance(document, dict) else document
     if isinstance(error, str):
         return Told(sentence=error)
@@ -101,11 +116,35 @@ def told(document: Any) -> Told:
     details = error.get("details")
     inner = details.get("error_code") if isinstance(details, dict) else None
     code = error.get("code")
+    words = (inner, code, error.get("type"), error.get("status"))
     return Told(
-        words=tuple(w for w in (inner, code, error.get("type")) if isinstance(w, str)),
-        sentence=str(error.get("message") or ""),
+        words=tuple(word for word in words if isinstance(word, str)),
+        sentence=_sentence(error.get("message") or error.get("detail")),
         status=code if isinstance(code, int) and 400 <= code < 600 else None,
+        retry_after_s=_retry_delay(details),
     )
+
+
+def _sentence(said: Any) -> str:
+    """A text, or the findings of FastAPI, which Mistral and vLLM pass on."""
+    found = said.get("detail") if isinstance(said, dict) else said
+    if isinstance(found, list):
+        found = "; ".join(
+            f"{finding.get('loc')}: {finding.get('msg')}"
+            for finding in found
+            if isinstance(finding, dict)
+        )
+    return found if isinstance(found, str) else ""
+
+
+def _retry_delay(details: Any) -> float | None:
+    """Google's `RetryInfo`, like `34.07s`, for want of a header."""
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) else None
+        if seconds is not None:
+            return _clamped(seconds)
+    return None
 
 
 def told_by(body: bytes) -> Told:
@@ -122,7 +161,7 @@ def code_of(status: int | None, said: Told) -> str:
     for word in said.words:
         if word in _BY_WORD:
             return _BY_WORD[word]
-    if status in (400, 422, 429, None):
+    if status in _SENTENCE_COUNTS:
         for pattern, code in _BY_SENTENCE.items():
             if re.search(pattern, said.sentence, re.IGNORECASE):
                 return code

@@ -14,7 +14,7 @@ _QUOTE = 24
 _WORD = 4
 """A shorter prompt is a word like any other and gives nothing away."""
 
-_KEY = re.compile(r"\b(sk|pk|rk|key|xai|gsk|AIza|Bearer)[-_ ][\w.*-]{6,}", re.I)
+_KEY = re.compile(r"\b((sk|pk|rk|key|xai|gsk|Bearer)[-_ ]|AIza)[\w.*-]{6,}", re.I)
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 
 

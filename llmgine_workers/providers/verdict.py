@@ -15,6 +15,15 @@ from llmgine_workers.providers.wire import Reading
 _WITH_WORDS = frozenset({"provider_rejected", "context_too_long"})
 """Where the service's own sentence says what to mend."""
 
+_REQUEST_ID = (
+    "x-request-id",
+    "request-id",
+    "apim-request-id",
+    "mistral-correlation-id",
+    "x-ds-trace-id",
+)
+"""Of OpenAI and most, Anthropic, Azure, Mistral, DeepSeek."""
+
 _NOTHING = Reading(text="", finish_reason=None, model=None, usage=None)
 
 
@@ -89,10 +98,11 @@ class Verdict:
         self.status = response.status_code
         self.request_id = request_id(response)
         said = failures.told_by(response.content)
+        asked_s = failures.retry_after_s(response.headers)
         return self.failed(
             failures.code_of(self.status, said),
             self._sentence(self.status, said),
-            retry_after_s=failures.retry_after_s(response.headers),
+            retry_after_s=said.retry_after_s if asked_s is None else asked_s,
         )
 
     def _sentence(self, status: int | None, said: failures.Told) -> str:
@@ -131,7 +141,6 @@ class Verdict:
 
 
 def request_id(response: Any) -> str | None:
-    """The service's id of the call: OpenAI says x-request-id, Anthropic request-id."""
-    headers = response.headers
-    found: str | None = headers.get("x-request-id") or headers.get("request-id")
-    return found[:200] if found else None
+    """The service's own id of the call, from whichever header it comes in."""
+    found = (response.headers.get(name) for name in _REQUEST_ID)
+    return next((name[:200] for name in found if name), None)

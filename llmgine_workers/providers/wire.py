@@ -6,20 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import httpx2
-
 from llmgine_workers.llm import Delta, LlmRequest, Usage
 from llmgine_workers.providers.rows import Service
 from llmgine_workers.providers.sse import Event
-
-CONNECT_S = 5.0
-"""Seconds one address has to accept a connection."""
-FIND_S = 10.0
-"""Seconds for all of it: name, every address, TLS."""
-KEEP_S = 120.0
-"""Seconds an idle connection is kept, so that steady work never pays for TLS."""
-CONNECTIONS = 10_000
-"""As many as `worker.slots` may be: the slots are the bound, not the pool."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +47,6 @@ class Follower(Protocol):
 class Wire(Protocol):
     """One wire format; it keeps no state."""
 
-    path: str
-
-    def open_client(self, base_url: str, key: str) -> Any:
-        """The official SDK's async client; imports the SDK, opens no socket."""
-        ...
-
     def body(
         self, request: LlmRequest, service: Service, *, streamed: bool
     ) -> dict[str, Any]:
@@ -77,30 +60,6 @@ class Wire(Protocol):
     def follow(self) -> Follower:
         """A reader for one streamed answer."""
         ...
-
-
-def http_client(client_class: Any) -> Any:
-    """An SDK's `DefaultAioHttpClient`, sized for thousands of calls at once.
-
-    No redirects: they would carry the key to whatever address they name. No
-    compression: answers are small and decompressing has no bound. (aiohttp takes the
-    pool's time-out for the whole of finding a connection.)
-    """
-    return client_class(
-        limits=httpx2.Limits(
-            max_connections=CONNECTIONS,
-            max_keepalive_connections=CONNECTIONS,
-            keepalive_expiry=KEEP_S,
-        ),
-        timeout=timeouts(None),
-        follow_redirects=False,
-        headers={"Accept-Encoding": "identity"},
-    )
-
-
-def timeouts(idle_s: float | None) -> httpx2.Timeout:
-    """The transport's time-outs with so much silence allowed (None: any)."""
-    return httpx2.Timeout(None, connect=CONNECT_S, pool=FIND_S, read=idle_s)
 
 
 def chosen(request: LlmRequest, service: Service) -> Mapping[str, Any]:
