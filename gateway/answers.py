@@ -18,13 +18,23 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 def _job_id(job: Annotated[str, Path(description="The job's id")]) -> UUID:
-    if not _UUID.fullmatch(job):
+    return _id(job)
+
+
+def _batch_id(batch: Annotated[str, Path(description="The batch's id")]) -> UUID:
+    return _id(batch)
+
+
+def _id(text: str) -> UUID:
+    if not _UUID.fullmatch(text):
         raise not_found()
-    return UUID(job)
+    return UUID(text)
 
 
 JobId = Annotated[UUID, Depends(_job_id)]
 """A route's parameter: the id in its path; what is no id is not found."""
+BatchId = Annotated[UUID, Depends(_batch_id)]
+"""The same, of a batch."""
 
 
 def answer(

@@ -15,7 +15,7 @@ from gateway.auth import Keyring
 from gateway.context import Gateway
 from gateway.handlers import HANDLED, RequestIds, answer
 from gateway.openapi import schema_of
-from gateway.routes import chains, events, health, jobs, steps
+from gateway.routes import batches, chains, events, health, jobs, pools, steps
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.ledger import schema
 from llmgine_workers.runtime import Runtime, open_runtime
@@ -46,7 +46,7 @@ def create_app(
         exception_handlers=dict.fromkeys(HANDLED, answer),
         telemetry={"operation_spans": False, "logs": False, "auto_configure": False},
     )
-    for noun in (jobs, steps, events, chains, health):
+    for noun in (jobs, batches, steps, events, chains, pools, health):
         app.include_router(noun.router)
     app.add_middleware(RequestIds)
     app.openapi = schema_of(app)  # type: ignore[method-assign]

@@ -11,6 +11,9 @@ from fastapi import Depends, Request
 from gateway.auth import Keyring
 from llmgine_workers.runtime import Runtime
 
+BATCHES_AT_ONCE = 2
+"""Decoded at a time: one can be tens of MB while it is checked and written."""
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -19,6 +22,9 @@ class Gateway:
     rt: Runtime
     keyring: Keyring
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    batches: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(BATCHES_AT_ONCE)
+    )
 
 
 def _of(request: Request) -> Gateway:

@@ -62,6 +62,7 @@ PROBLEMS: dict[str, Kind] = {
     "webhook_not_allowed": Kind(422, "The webhook is not allowed"),
     "too_many_requests": Kind(429, "Too many requests", retry_after_s=1),
     "tenant_queue_full": Kind(429, "The tenant's queue is full", retry_after_s=10),
+    "headers_too_large": Kind(431, "The headers are too large"),
     "internal": Kind(500, "The gateway made a mistake"),
     "ledger_unavailable": Kind(503, "The ledger does not answer", retry_after_s=2),
 }

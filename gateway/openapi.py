@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from gateway import errors, shapes
-from gateway.submission import JobSubmission
+from gateway.submission import BatchSubmission, JobSubmission
 from llmgine_workers import __version__
 
 _REF = "#/components/schemas/{model}"
@@ -74,7 +74,7 @@ def schema_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def _shapes() -> dict[str, Any]:
     models: list[tuple[type[BaseModel], Literal["validation"]]] = [
-        (model, "validation") for model in (*shapes.ALL, JobSubmission)
+        (model, "validation") for model in (*shapes.ALL, JobSubmission, BatchSubmission)
     ]
     _, schema = models_json_schema(models, ref_template=_REF)
     parts: dict[str, Any] = schema["$defs"]

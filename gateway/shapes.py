@@ -231,4 +231,67 @@ class Problem(_Shape):
     errors: list[Finding] = Field(description="everything that is wrong, at once")
 
 
-ALL = (Job, JobPage, Step, StepPage, ChainPage, Health, Problem)
+class Counts(_Shape):
+    """Jobs by state."""
+
+    queued: int
+    running: int
+    waiting: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class Batch(_Shape):
+    """Jobs that were accepted together; `GET /v1/jobs?batch=` lists them."""
+
+    id: UUID
+    total: int
+    counts: Counts
+    cost_usd: Usd
+    created_at: datetime
+
+
+class Explanation(_Shape):
+    """Why a job is where it is."""
+
+    sentence: str
+    waiting: Waiting | None
+
+
+class PoolGate(_Shape):
+    """Whether calls of this pool may start; `unknown` while Redis is away."""
+
+    state: Literal["open", "provider_pause", "breaker", "unknown"]
+    until: datetime | None
+
+
+class Pool(_Shape):
+    """The workers of one queue, and their work over all tenants.
+
+    `credit`: how many more steps may be published; `backlogged`: some are held.
+    """
+
+    pool: str
+    workers: int
+    slots: int
+    credit: int
+    backlogged: bool
+    queued: int
+    running: int
+    waiting: int
+    gate: PoolGate
+    seen_at: datetime | None = Field(description="by a scheduler; null: never")
+    counted_at: datetime | None
+
+
+class PoolPage(_Shape):
+    """Pools by name."""
+
+    data: list[Pool]
+    next_cursor: str | None
+
+
+ALL = (
+    Batch, ChainPage, Explanation, Health, Job, JobPage, PoolPage, Problem, Step, StepPage
+)  # fmt: skip

@@ -1,8 +1,8 @@
-"""The body of `POST /v1/jobs`: checked whole, then what the engine is asked for."""
+"""The bodies of a job and of a batch: checked whole, then asked of the engine."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from chains import duration
 from gateway.errors import Problem
 from gateway.findings import findings_of
-from llmgine_workers.engine.submit import JobRequest, Options
+from llmgine_workers.engine.submit import MAX_BATCH, JobRequest, Options
 
 MIN_TIMEOUT_S = 1.0
 MAX_TIMEOUT_S = 86_400.0
@@ -55,6 +55,7 @@ def _chain(value: Any) -> Any:
     raise PydanticCustomError("invalid_input", "must be a chain's name or a chain object")
 
 
+Shape = TypeVar("Shape", bound=BaseModel)
 Text = Annotated[str, StringConstraints(max_length=MAX_METADATA_CHARS)]
 Chain = Annotated[
     Any,
@@ -105,15 +106,38 @@ class JobSubmission(_Strict):
         return self
 
 
-_FIELDS = (*JobSubmission.model_fields, *JobOptions.model_fields)
+class BatchSubmission(_Strict):
+    """Jobs to be, all or none. `options.stream` is false unless a job says otherwise."""
+
+    jobs: Annotated[list[JobSubmission], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+_FIELDS = (*JobSubmission.model_fields, *JobOptions.model_fields, "jobs")
 
 
 def job_request(body: Any) -> JobRequest:
     """The engine's request; Problem with every finding if the body does not fit."""
+    return _request(_valid(JobSubmission, body), stream=True)
+
+
+def batch_requests(body: Any) -> list[JobRequest]:
+    """The engine's requests, one per job; Problem with the findings of all."""
+    listed = body.get("jobs") if isinstance(body, dict) else None
+    if isinstance(listed, list) and len(listed) > MAX_BATCH:
+        raise Problem("batch_too_large", f"at most {MAX_BATCH} jobs, got {len(listed)}")
+    asked = _valid(BatchSubmission, body)
+    return [_request(job, stream=False) for job in asked.jobs]
+
+
+def _valid(shape: type[Shape], body: Any) -> Shape:
     try:
-        asked = JobSubmission.model_validate(body)
+        return shape.model_validate(body)
     except ValidationError as error:
         raise Problem.of(findings_of(error.errors(), _FIELDS)) from None
+
+
+def _request(asked: JobSubmission, *, stream: bool) -> JobRequest:
+    """`stream` is what holds where the job does not say."""
     options = asked.options
     return JobRequest(
         chain=asked.chain,
@@ -126,6 +150,6 @@ def job_request(body: Any) -> JobRequest:
             timeout_s=duration.seconds(options.timeout),
             max_attempts=options.max_attempts,
             max_cost_usd=options.max_cost_usd,
-            stream=options.stream,
+            stream=options.stream if "stream" in options.model_fields_set else stream,
         ),
     )

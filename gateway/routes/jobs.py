@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime
 from starlette.responses import Response
@@ -16,20 +13,20 @@ from gateway.answers import JobId, answer, for_caller
 from gateway.auth import Caller, with_scope
 from gateway.context import Gateway, Here
 from gateway.errors import Problem, not_found
+from gateway.explaining import explained
 from gateway.following import wait_until_ended
-from gateway.handlers import refusal_problem
-from gateway.json_body import read_json
+from gateway.idempotency import header_of, key_of
+from gateway.json_body import decode, read_body
 from gateway.openapi import documented
 from gateway.routes.events import event_response
 from gateway.submission import job_request
-from llmgine_workers.engine.submit import JobRequest, Submitted, submit
-from llmgine_workers.errors import Refusal
+from llmgine_workers.engine.cancel import cancel
+from llmgine_workers.engine.submit import submit
 from llmgine_workers.ledger import views
 from llmgine_workers.ledger.connection import LedgerDown
 
 MAX_WAIT_S = 60
 _ENDS = ("succeeded", "failed", "cancelled")
-_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _METADATA = "metadata."
 
 Wait = Annotated[
@@ -44,6 +41,7 @@ def _wanted(
     request: Request,
     state: State | None = None,
     chain: Annotated[str | None, Query(max_length=200)] = None,
+    batch: UUID | None = None,
     created_after: AwareDatetime | None = None,
 ) -> views.Wanted:
     metadata = {
@@ -53,7 +51,7 @@ def _wanted(
     }
     if any("\0" in text for text in (chain or "", *metadata, *metadata.values())):
         raise Problem("nul_not_allowed", "no filter can have the character U+0000")
-    return views.Wanted(state, chain, metadata, created_after)
+    return views.Wanted(state, chain, batch, metadata, created_after)
 
 
 @router.post("/v1/jobs", **documented("Job", (200, 202), body="JobSubmission"))
@@ -67,10 +65,10 @@ async def post_job(
     streaming = "text/event-stream" in request.headers.get("accept", "")
     if streaming:
         caller.need("read")
-    key = _idempotency_key(request)
-    body = await read_json(request, here.rt.settings.gateway.max_body)
-    idempotency = (key, body_hash(body)) if key else None
-    submitted = await _submit(here, caller, job_request(body), idempotency)
+    header = header_of(request)
+    body = decode(await read_body(request, here.rt.settings.gateway.max_body))
+    key = key_of(header, body)
+    submitted = await submit(here.rt, caller.tenant, job_request(body), key)
     headers = {"Location": f"/v1/jobs/{submitted.job}"}
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -111,27 +109,33 @@ async def get_job(
     return answer(shown)
 
 
-def body_hash(body: Any) -> bytes:
-    """SHA-256 of the canonical JSON: spaces and the order of keys do not count."""
-    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+@router.post("/v1/jobs/{job}/cancel", **documented("Job", (200, 202)))
+async def cancel_job(
+    job: JobId, here: Here, caller: Annotated[Caller, with_scope("submit")]
+) -> Response:
+    """No more of this job: its calls are closed. 202; 200 if it was cancelled before."""
+    is_first = await cancel(here.rt, caller.tenant, job)
+    if is_first is None:
+        raise not_found()
+    return await _shown(here, caller, job, 202 if is_first else 200)
 
 
-async def _submit(
-    here: Gateway,
-    caller: Caller,
-    request: JobRequest,
-    idempotency: tuple[str, bytes] | None,
-) -> Submitted:
-    try:
-        return await submit(here.rt, caller.tenant, request, idempotency)
-    except Refusal as refusal:
-        problem = refusal_problem(refusal)
-        if problem.code == "invalid_chain":
-            problem.findings = [
-                {**finding, "pointer": f"/chain{finding['pointer']}"}
-                for finding in problem.findings
-            ]
-        raise problem from None
+@router.get("/v1/jobs/{job}/explain", **documented("Explanation"))
+async def explain_job(
+    job: JobId, here: Here, caller: Annotated[Caller, with_scope("read")]
+) -> Response:
+    """Why the job is where it is, in a sentence for people."""
+    found = await explained(here.rt, caller.tenant, job)
+    if found is None:
+        raise not_found()
+    return answer(found)
+
+
+async def _shown(here: Gateway, caller: Caller, job: UUID, status: int) -> Response:
+    shown = await views.job(here.rt.ledger, caller.tenant, job)
+    if shown is None:
+        raise not_found()
+    return answer(for_caller(shown, caller), status)
 
 
 async def _accepted(
@@ -150,17 +154,6 @@ async def _accepted(
         raise not_found()
     status = 200 if shown["state"] in _ENDS else 202
     return answer(for_caller(shown, caller), status, headers)
-
-
-def _idempotency_key(request: Request) -> str | None:
-    sent = request.headers.getlist("idempotency-key")
-    if not sent:
-        return None
-    if len(sent) > 1 or not _KEY.fullmatch(sent[0]):
-        raise Problem(
-            "invalid_idempotency_key", "one header of 1 to 255 printable ASCII characters"
-        )
-    return sent[0]
 
 
 def _job_cursor(cursor: str | None) -> UUID | None:

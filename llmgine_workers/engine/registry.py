@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,16 @@ class Chains:
             self._remember(version, from_canonical(orjson.loads(body)))
         return self._known[version]
 
-    async def store(self, chain: Chain) -> str:
-        """Keep a chain that came with a job; answers its version."""
-        version = version_of(chain)
-        if version not in self._known:
-            await registry.store(self._ledger, chain.name, version, _body(chain))
+    async def store(self, chains: Mapping[str, Chain]) -> None:
+        """Keep chains that came with jobs, by their versions."""
+        fresh = {v: chain for v, chain in chains.items() if v not in self._known}
+        if fresh:
+            await registry.store(
+                self._ledger,
+                [(chain.name, v, _body(chain)) for v, chain in fresh.items()],
+            )
+        for version, chain in fresh.items():
             self._remember(version, chain)
-        return version
 
     async def push(self, chain: Chain) -> str:
         """Make a chain what its name means; answers its version."""

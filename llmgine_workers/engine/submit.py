@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from chains import (
-    Chain,
-    InvalidChain,
-    JobFacts,
-    PlanFailed,
-    fill_inputs,
-    load_chain,
-    plan,
-    single_tool_chain,
-    steps_of,
-)
+from chains.findings import MAX_FINDINGS
 from llmgine_workers import clock
-from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.checking import ChosenChains, check
 from llmgine_workers.engine.hints import released_of
-from llmgine_workers.engine.planning import new_step
-from llmgine_workers.errors import Refusal, StepFailed
+from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import jobs
-from llmgine_workers.ledger.records import CLASSES, NewJob
+from llmgine_workers.ledger import idempotency, jobs
+from llmgine_workers.ledger.idempotency import KeyTaken
+from llmgine_workers.ledger.jobs import Batch
+from llmgine_workers.ledger.records import NewJob
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
+
+MAX_BATCH = 1000
+"""Jobs in one batch (interface section 2)."""
+
+_AT_ONCE = 50
+"""Jobs of a batch that are looked at, or told of, before others get their turn."""
+
+Key = tuple[str, bytes]
+"""An idempotency key, and the hash of the body it came with."""
 
 
 @dataclass(frozen=True)
@@ -63,121 +64,131 @@ class Submitted:
     replayed: bool = False
 
 
+@dataclass(frozen=True)
+class SubmittedBatch:
+    """The batch, and whether an earlier request with the same key had made it."""
+
+    batch: UUID
+    replayed: bool = False
+
+
 async def submit(
-    rt: Runtime,
-    tenant: str,
-    request: JobRequest,
-    idempotency: tuple[str, bytes] | None = None,
+    rt: Runtime, tenant: str, request: JobRequest, key: Key | None = None
 ) -> Submitted:
     """Row 1. Refusal says everything that is wrong; LedgerDown that nothing was kept."""
-    chain, version = await _chain_of(rt, request)
-    job = _checked(rt, tenant, request, chain, version)
-    if (
-        await jobs.queued_of(rt.ledger, tenant)
-        >= rt.settings.gateway.max_queued_per_tenant
-    ):
-        raise Refusal(
-            "tenant_queue_full",
-            f"{rt.settings.gateway.max_queued_per_tenant} steps of {tenant} are waiting",
-        )
-    released = rt.pools.release_now(step.pool for step in job.steps)
     try:
-        await jobs.insert(rt.ledger, job, released, idempotency)
-    except jobs.KeyTaken as taken:
-        return _earlier(taken, idempotency)
-    await _tell(rt, job, released)
+        chosen = ChosenChains(rt)
+        job = check(rt, tenant, request, await chosen.of(request), clock.uuid7())
+        await _check_room(rt, tenant, [job])
+        await chosen.store()
+        released = _released(rt, [job])
+        await jobs.insert(rt.ledger, job, released, key)
+    except (Refusal, KeyTaken) as error:
+        return Submitted(await _earlier(rt, tenant, key, error), replayed=True)
+    await _tell(rt, [job], released)
     return Submitted(job.id)
 
 
-async def _chain_of(rt: Runtime, request: JobRequest) -> tuple[Chain, str]:
-    if request.tool is not None:
-        chain = single_tool_chain(request.tool, dict(request.arguments))
-        return chain, await rt.chains.store(chain)
-    if isinstance(request.chain, str):
-        found = await rt.chains.named(request.chain)
-        if found is None:
-            raise Refusal("unknown_chain", f"no chain {request.chain!r} in the registry")
-        return found
+async def submit_batch(
+    rt: Runtime, tenant: str, requests: Sequence[JobRequest], key: Key | None = None
+) -> SubmittedBatch:
+    """Row 1 for up to `MAX_BATCH` jobs: all in one transaction, or none.
+
+    Their ids ascend in the order of the requests. Pointers of a Refusal's findings
+    begin with `/jobs/N`.
+    """
+    batch = clock.uuid7()
     try:
-        chain = load_chain(dict(request.chain or {}))
-    except InvalidChain as error:
-        raise Refusal(
-            "invalid_chain", str(error), [finding.as_dict() for finding in error.findings]
-        ) from None
-    return chain, await rt.chains.store(chain)
+        chosen = ChosenChains(rt)
+        made = await _checked(rt, tenant, requests, chosen)
+        made = [replace(job, batch=batch) for job in made]
+        await _check_room(rt, tenant, made)
+        await chosen.store()
+        released = _released(rt, made)
+        await jobs.insert_batch(rt.ledger, Batch(batch, tenant, made), released, key)
+    except (Refusal, KeyTaken) as error:
+        return SubmittedBatch(await _earlier(rt, tenant, key, error), replayed=True)
+    await _tell(rt, made, released)
+    return SubmittedBatch(batch)
 
 
-def _checked(
-    rt: Runtime, tenant: str, request: JobRequest, chain: Chain, version: str
-) -> NewJob:
-    inputs, findings = fill_inputs(chain, dict(request.inputs))
+async def _checked(
+    rt: Runtime, tenant: str, requests: Sequence[JobRequest], chosen: ChosenChains
+) -> list[NewJob]:
+    ids = sorted(clock.uuid7() for _ in requests)
+    made, findings = [], []
+    for n, (job, request) in enumerate(zip(ids, requests, strict=True)):
+        try:
+            made.append(check(rt, tenant, request, await chosen.of(request), job))
+        except Refusal as refusal:
+            findings += [_of_job(n, finding) for finding in refusal.findings]
+        if len(findings) > MAX_FINDINGS:
+            break
+        if n % _AT_ONCE == 0:
+            await asyncio.sleep(0)
     if findings:
+        raise _refusal_of_all(findings)
+    return made
+
+
+def _of_job(n: int, finding: Mapping[str, Any]) -> dict[str, Any]:
+    return {**finding, "pointer": f"/jobs/{n}{finding['pointer']}"}
+
+
+def _refusal_of_all(findings: Sequence[Mapping[str, Any]]) -> Refusal:
+    first = findings[0]
+    where = first["pointer"].strip("/").replace("/", ".")
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return Refusal(first["code"], f"{where}: {first['detail']}{more}", findings)
+
+
+async def _check_room(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:
+    most = rt.settings.gateway.max_queued_per_tenant
+    queued = await jobs.queued_of(rt.ledger, tenant)
+    if queued + sum(len(job.steps) for job in new) > most:
         raise Refusal(
-            findings[0].code,
-            "; ".join(finding.detail for finding in findings),
-            [finding.as_dict() for finding in findings],
+            "tenant_queue_full",
+            f"{queued} steps of {tenant} are waiting, at most {most} may",
         )
-    _check_steps(rt, chain)
-    job, options = clock.uuid7(), request.options
-    max_attempts = options.max_attempts or rt.settings.steps.max_attempts
-    try:
-        first = plan(
-            chain, inputs, {}, JobFacts(str(job), dict(request.metadata)), frozenset()
-        )
-        steps = tuple(new_step(step, rt.models, max_attempts) for step in first.ready)
-    except (PlanFailed, StepFailed) as error:
-        raise Refusal("invalid_input", str(error)) from None
-    return NewJob(
-        id=job,
-        tenant=tenant,
-        chain_version=version,
-        chain_name=chain.name,
-        priority=CLASSES.index(options.priority),
-        stream=options.stream,
-        simulated=any(rt.models.is_simulated(step.model) for step in steps),
-        max_attempts=max_attempts,
-        timeout_s=options.timeout_s,
-        max_cost=_micro(options.max_cost_usd),
-        metadata=request.metadata,
-        steps_total=len(steps_of(chain)),
-        inputs=as_json(inputs),
-        steps=steps,
-        skipped=first.skipped,
-    )
 
 
-def _check_steps(rt: Runtime, chain: Chain) -> None:
-    for step in steps_of(chain):
-        if step.kind == "llm":
-            rt.models.candidates(step.models)
-        elif step.tool not in rt.tools:
-            close = difflib.get_close_matches(step.tool or "", rt.tools, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise Refusal("unknown_tool", f"no tool {step.tool!r}{hint}")
+def _released(rt: Runtime, new: Sequence[NewJob]) -> list[bool]:
+    return rt.pools.release_now(step.pool for job in new for step in job.steps)
 
 
-def _earlier(taken: jobs.KeyTaken, asked: tuple[str, bytes] | None) -> Submitted:
-    if asked and taken.body_hash != asked[1]:
+async def _earlier(
+    rt: Runtime, tenant: str, key: Key | None, error: Refusal | KeyTaken
+) -> UUID:
+    """What an earlier request made with the key, also if it would be refused by now."""
+    taken = error if isinstance(error, KeyTaken) else None
+    if taken is None and key is not None:
+        taken = await idempotency.found(rt.ledger, tenant, key[0])
+    if taken is None or key is None:
+        raise error
+    if taken.body_hash != key[1]:
         raise Refusal(
             "idempotency_mismatch", "this Idempotency-Key was used with another body"
         )
-    return Submitted(taken.job, replayed=True)
+    return taken.made
 
 
-async def _tell(rt: Runtime, job: NewJob, released: list[bool]) -> None:
-    await rt.events.emit(
-        facts.JobQueued(
-            job.id,
-            chain={"name": job.chain_name, "version": job.chain_version},
-            metadata=dict(job.metadata),
-        ),
+async def _tell(rt: Runtime, new: Sequence[NewJob], released: Sequence[bool]) -> None:
+    """Facts before hints, so that nobody hears of a start before its job."""
+    answers = iter(released)
+    for begin in range(0, len(new), _AT_ONCE):
+        some = new[begin : begin + _AT_ONCE]
+        await rt.events.emit(*(fact for job in some for fact in _facts(job)))
+        for job in some:
+            now = list(islice(answers, len(job.steps)))
+            rt.hints.offer(released_of(job.id, job.chain_name, 0, job.steps, now))
+
+
+def _facts(job: NewJob) -> list[facts.JobFact]:
+    chain = {"name": job.chain_name, "version": job.chain_version}
+    return [
+        facts.JobQueued(job.id, chain=chain, metadata=dict(job.metadata)),
         *(
             facts.StepQueued(job.id, step.path, step.kind, step.pool)
             for step in job.steps
         ),
-    )
-    rt.hints.offer(released_of(job.id, job.chain_name, 0, job.steps, released))
-
-
-def _micro(usd: float | None) -> int | None:
-    return None if usd is None else round(usd * 1_000_000)
+    ]

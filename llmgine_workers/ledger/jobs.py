@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
+import orjson
 
-from llmgine_workers import clock
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import letters, partitions
+from llmgine_workers.ledger import idempotency, letters, partitions
 from llmgine_workers.ledger.connection import Connection, Ledger
 from llmgine_workers.ledger.records import LockedJob, NewJob, NewStep
 
-IDEMPOTENCY_KEPT = timedelta(hours=24)
-
-_INSERT_JOB = """
-with job as (
+_INSERT_JOBS = """
+with new as (
+    select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[],
+                         $6::bool[], $7::bool[], $8::int[], $9::float8[], $10::bigint[],
+                         $11::text[], $12::int[], $13::uuid[], $14::text[])
+    as new (id, tenant, chain_version, chain_name, class, stream, simulated,
+            max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs)
+), job as (
     insert into jobs (id, tenant, chain_version, chain_name, class, stream, simulated,
-                      max_attempts, timeout_s, max_cost, metadata, steps_total,
+                      max_attempts, timeout_s, max_cost, metadata, steps_total, batch,
                       expires_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-            now() + $9 * interval '1 second')
+    select id, tenant, chain_version, chain_name, class, stream, simulated, max_attempts,
+           timeout_s, max_cost, metadata::jsonb, steps_total, batch,
+           now() + timeout_s * interval '1 second' from new
 )
-insert into payloads (job_id, path, kind, body) values ($1, '', 'inputs', $13)
+insert into payloads (job_id, path, kind, body) select id, '', 'inputs', inputs from new
 """
 
 _INSERT_STEPS = """
 with new as (
-    select * from unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::float8[],
-                         $9::int[], $10::text[], $11::text[], $12::bool[])
-    as new (path, kind, pool, request, timeout_s, max_attempts, model, why, released)
+    select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[],
+                         $6::text[], $7::text[], $8::float8[], $9::int[], $10::text[],
+                         $11::text[], $12::bool[])
+    as new (job_id, tenant, class, path, kind, pool, request, timeout_s, max_attempts,
+            model, why, released)
 ), step as (
     insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
                        max_attempts, timeout_s, model, why)
-    select $1, path, kind, pool, $2, $3, 'queued', case when released then now() end,
-           max_attempts, timeout_s, model, why from new
+    select job_id, path, kind, pool, tenant, class, 'queued',
+           case when released then now() end, max_attempts, timeout_s, model, why
+    from new
 )
 insert into payloads (job_id, path, kind, body)
-select $1, path, 'request', request from new
+select job_id, path, 'request', request from new
 """
 
 _INSERT_SKIPPED = """
 insert into steps (job_id, path, kind, pool, tenant, class, state, max_attempts,
                    timeout_s, finished_at)
-select $1, path, 'tool', '', $2, $3, 'skipped', 1, 1, now()
-from unnest($4::text[]) as path
+select job_id, path, 'tool', '', tenant, class, 'skipped', 1, 1, now()
+from unnest($1::uuid[], $2::text[], $3::int[], $4::text[])
+as new (job_id, tenant, class, path)
 """
 
 _LOCK = """
@@ -60,85 +69,173 @@ update jobs set state = $2, ending = null, failure = $3, finished_at = now()
 where id = $1
 """
 
+_UNFINISHED = """
+select exists (select from steps
+               where job_id = $1 and state in ('queued', 'running', 'waiting'))
+"""
+
 _STOP_UNCLAIMED = """
 update steps set state = 'cancelled', finished_at = now(), wake_at = null
 where job_id = $1 and state in ('queued', 'waiting')
 """
 
 
-class KeyTaken(Exception):
-    """An idempotency key was used before: for that job, with that body."""
+@dataclass(frozen=True)
+class Batch:
+    """Jobs that are accepted together."""
 
-    def __init__(self, job: UUID, body_hash: bytes) -> None:
-        super().__init__(str(job))
-        self.job = job
-        self.body_hash = body_hash
+    id: UUID
+    tenant: str
+    jobs: Sequence[NewJob]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a job has come: `ending` is an end that is decided and not there yet."""
+
+    state: str
+    ending: str | None
+
+
+Owner = tuple[UUID, str, int]
+"""Whose a step is: job, tenant and class."""
 
 
 async def insert(
     ledger: Ledger,
     job: NewJob,
     released: Sequence[bool],
-    idempotency: tuple[str, bytes] | None,
+    key: tuple[str, bytes] | None,
 ) -> None:
     """The one transaction of a submit; KeyTaken if the key has its job already."""
+
+    async def write() -> None:
+        async with ledger.transaction() as connection:
+            if key:
+                bound = idempotency.Key(job.tenant, *key)
+                await idempotency.take(connection, bound, job.id, is_batch=False)
+            await _insert(connection, [job], released)
+
+    await _with_partitions(ledger, write)
+
+
+async def insert_batch(
+    ledger: Ledger,
+    batch: Batch,
+    released: Sequence[bool],
+    key: tuple[str, bytes] | None,
+) -> None:
+    """All of a batch or nothing; KeyTaken if the key has its batch already.
+
+    `released` goes over the steps of its jobs, one after the other.
+    """
+
+    async def write() -> None:
+        async with ledger.transaction() as connection:
+            if key:
+                bound = idempotency.Key(batch.tenant, *key)
+                await idempotency.take(connection, bound, batch.id, is_batch=True)
+            await connection.execute(
+                "insert into batches (id, tenant, total) values ($1, $2, $3)",
+                batch.id, batch.tenant, len(batch.jobs),
+            )  # fmt: skip
+            await _insert(connection, batch.jobs, released)
+
+    await _with_partitions(ledger, write)
+
+
+async def _with_partitions(ledger: Ledger, write: Callable[[], Awaitable[None]]) -> None:
     try:
-        await _insert(ledger, job, released, idempotency)
+        await write()
     except asyncpg.CheckViolationError:  # no partition: no scheduler for a week
         await partitions.ensure(ledger)
-        await _insert(ledger, job, released, idempotency)
+        await write()
 
 
 async def _insert(
-    ledger: Ledger,
-    job: NewJob,
-    released: Sequence[bool],
-    idempotency: tuple[str, bytes] | None,
+    connection: Connection, new: Sequence[NewJob], released: Sequence[bool]
 ) -> None:
-    async with ledger.transaction() as connection:
-        if idempotency:
-            await _take_key(connection, job, *idempotency)
-        await connection.execute(
-            _INSERT_JOB,
-            job.id, job.tenant, job.chain_version, job.chain_name, job.priority,
-            job.stream, job.simulated, job.max_attempts, job.timeout_s, job.max_cost,
-            dict(job.metadata), job.steps_total, job.inputs,
-        )  # fmt: skip
-        await insert_steps(
-            connection, (job.id, job.tenant, job.priority), job.steps, released
-        )
-        await insert_skipped(connection, (job.id, job.tenant, job.priority), job.skipped)
+    """A few statements, however many jobs."""
+    await connection.execute(
+        _INSERT_JOBS,
+        [job.id for job in new],
+        [job.tenant for job in new],
+        [job.chain_version for job in new],
+        [job.chain_name for job in new],
+        [job.priority for job in new],
+        [job.stream for job in new],
+        [job.simulated for job in new],
+        [job.max_attempts for job in new],
+        [job.timeout_s for job in new],
+        [job.max_cost for job in new],
+        [orjson.dumps(dict(job.metadata)).decode() for job in new],
+        [job.steps_total for job in new],
+        [job.batch for job in new],
+        [job.inputs for job in new],
+    )
+    owned = [(_owner(job), step) for job in new for step in job.steps]
+    await _insert_steps(connection, owned, released)
+    await _insert_skipped(
+        connection, [(_owner(job), path) for job in new for path in job.skipped]
+    )
+
+
+def _owner(job: NewJob) -> Owner:
+    return job.id, job.tenant, job.priority
 
 
 async def insert_steps(
     connection: Connection,
-    owner: tuple[UUID, str, int],
+    owner: Owner,
     steps: Sequence[NewStep],
     released: Sequence[bool],
 ) -> None:
-    """Write steps as queued, held or released; `owner` is job, tenant and class."""
-    if steps:
+    """Write steps of a job as queued, held or released."""
+    await _insert_steps(connection, [(owner, step) for step in steps], released)
+
+
+async def _insert_steps(
+    connection: Connection,
+    owned: Sequence[tuple[Owner, NewStep]],
+    released: Sequence[bool],
+) -> None:
+    if owned:
         await connection.execute(
             _INSERT_STEPS,
-            *owner,
-            [step.path for step in steps],
-            [step.kind for step in steps],
-            [step.pool for step in steps],
-            [step.request for step in steps],
-            [step.timeout_s for step in steps],
-            [step.max_attempts for step in steps],
-            [step.model for step in steps],
-            [step.why for step in steps],
+            *_columns([owner for owner, _ in owned]),
+            [step.path for _, step in owned],
+            [step.kind for _, step in owned],
+            [step.pool for _, step in owned],
+            [step.request for _, step in owned],
+            [step.timeout_s for _, step in owned],
+            [step.max_attempts for _, step in owned],
+            [step.model for _, step in owned],
+            [step.why for _, step in owned],
             list(released),
         )
 
 
 async def insert_skipped(
-    connection: Connection, owner: tuple[UUID, str, int], paths: Sequence[str]
+    connection: Connection, owner: Owner, paths: Sequence[str]
 ) -> None:
-    """Write steps that `plan()` passed over."""
-    if paths:
-        await connection.execute(_INSERT_SKIPPED, *owner, list(paths))
+    """Write steps of a job that `plan()` passed over."""
+    await _insert_skipped(connection, [(owner, path) for path in paths])
+
+
+async def _insert_skipped(
+    connection: Connection, owned: Sequence[tuple[Owner, str]]
+) -> None:
+    if owned:
+        owners = _columns([owner for owner, _ in owned])
+        await connection.execute(_INSERT_SKIPPED, *owners, [path for _, path in owned])
+
+
+def _columns(owners: Sequence[Owner]) -> tuple[list[UUID], list[str], list[int]]:
+    return (
+        [job for job, _, _ in owners],
+        [tenant for _, tenant, _ in owners],
+        [priority for _, _, priority in owners],
+    )
 
 
 async def lock(connection: Connection, job: UUID) -> LockedJob | None:
@@ -175,11 +272,12 @@ async def stop_unclaimed(connection: Connection, job: UUID) -> None:
 async def end_if_settled(
     connection: Connection, job: LockedJob, end: str, failure: Failure | None
 ) -> UUID | None:
-    """Row 16: the end, once no call of the job is running any more."""
-    if await connection.fetchval(
-        "select exists (select from steps where job_id = $1 and state = 'running')",
-        job.id,
-    ):
+    """Row 16: the end, once no call of the job is running any more.
+
+    A retry does not lock the job, so a call may have gone back to waiting since its
+    steps were stopped: then the job stays ending, and the scheduler settles it.
+    """
+    if await connection.fetchval(_UNFINISHED, job.id):
         return None
     await connection.execute(_END, job.id, end, failure.as_dict() if failure else None)
     if end != "failed" or failure is None:
@@ -211,6 +309,15 @@ async def ending_failure(connection: Connection, job: UUID) -> Failure | None:
     return Failure(**found) if found else None
 
 
+async def standing(ledger: Ledger, tenant: str, job: UUID) -> Standing | None:
+    """How a tenant's job stands; None if it has no such job."""
+    async with ledger.connection() as connection:
+        row = await connection.fetchrow(
+            "select state, ending from jobs where id = $1 and tenant = $2", job, tenant
+        )
+    return Standing(**row) if row else None
+
+
 async def queued_of(ledger: Ledger, tenant: str) -> int:
     """Unfinished steps of a tenant, as the scheduler last counted them."""
     async with ledger.connection() as connection:
@@ -218,30 +325,3 @@ async def queued_of(ledger: Ledger, tenant: str) -> int:
             "select queued from tenant_load where tenant = $1", tenant
         )
     return found or 0
-
-
-async def _take_key(
-    connection: Connection, job: NewJob, key: str, body_hash: bytes
-) -> None:
-    taken = await connection.fetchval(
-        "insert into idempotency (tenant, key, body_hash, job_id) "
-        "values ($1, $2, $3, $4) on conflict do nothing returning true",
-        job.tenant, key, body_hash, job.id,
-    )  # fmt: skip
-    if taken:
-        return
-    row = await connection.fetchrow(
-        "select i.job_id, i.body_hash, i.created_at, j.state from idempotency i "
-        "left join jobs j on j.id = i.job_id where i.tenant = $1 and i.key = $2 "
-        "for update of i",
-        job.tenant, key,
-    )  # fmt: skip
-    assert row is not None  # noqa: S101 - only prune deletes, a day later
-    old = row["created_at"] < clock.now() - IDEMPOTENCY_KEPT
-    if not (old and row["state"] != "active"):
-        raise KeyTaken(row["job_id"], row["body_hash"])
-    await connection.execute(
-        "update idempotency set body_hash = $3, job_id = $4, created_at = now() "
-        "where tenant = $1 and key = $2",
-        job.tenant, key, body_hash, job.id,
-    )  # fmt: skip

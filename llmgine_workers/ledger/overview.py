@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from llmgine_workers.ledger.connection import Ledger
 
@@ -26,6 +27,33 @@ from names left join counts using (pool) left join live using (pool) order by po
 """
 
 
+_SEEN = """
+select pool, live as workers, slots, credit, backlogged, queued, running, waiting,
+       ticked_at, counted_at, now() as at
+from pools order by pool
+"""
+
+
+@dataclass(frozen=True)
+class PoolSeen:
+    """One pool as the scheduler saw it: at `ticked_at`, its steps at `counted_at`.
+
+    `at` is the ledger's time, to tell how long ago that was.
+    """
+
+    pool: str
+    workers: int
+    slots: int
+    credit: int
+    backlogged: bool
+    queued: int
+    running: int
+    waiting: int
+    ticked_at: datetime
+    counted_at: datetime | None
+    at: datetime
+
+
 @dataclass(frozen=True)
 class PoolLoad:
     """One pool: its unfinished steps by state, and the workers that beat.
@@ -40,6 +68,13 @@ class PoolLoad:
     published: int
     workers: int
     slots: int
+
+
+async def pools_seen(ledger: Ledger) -> dict[str, PoolSeen]:
+    """Every pool by name, from one small table: for each request that asks."""
+    async with ledger.connection() as connection:
+        rows = await connection.fetch(_SEEN)
+    return {row["pool"]: PoolSeen(**row) for row in rows}
 
 
 async def pool_loads(ledger: Ledger) -> list[PoolLoad]:

@@ -12,7 +12,7 @@ from uuid import UUID
 from llmgine_workers import clock
 from llmgine_workers.ledger.connection import Connection, Ledger
 
-TABLES = ("jobs", "steps", "payloads", "attempts", "letters")
+TABLES = ("batches", "jobs", "steps", "payloads", "attempts", "letters")
 _NO_QUEUE = "set local lock_timeout = '2s'"
 """Who waits for an exclusive lock holds up everybody behind; later will do."""
 
@@ -58,7 +58,8 @@ async def prune(ledger: Ledger, keep_s: float, keep_payloads_s: float) -> list[s
             await connection.execute(f"drop table if exists {name}")
         await connection.execute(
             "delete from idempotency i where created_at < now() - interval '24 hours' "
-            "and not exists (select from jobs where id = i.job_id and state = 'active')"
+            "and not exists (select from jobs where id = i.job_id and state = 'active') "
+            "and not exists (select from jobs where batch = i.batch and state = 'active')"
         )
         await connection.execute(
             "delete from workers where coalesce(dead_at, stopped_at) < "

@@ -56,6 +56,7 @@ class NewJob:
     inputs: str
     steps: tuple[NewStep, ...]
     skipped: tuple[str, ...] = ()
+    batch: UUID | None = None
 
 
 @dataclass(frozen=True)

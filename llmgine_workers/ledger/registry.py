@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmgine_workers.ledger.connection import Connection, Ledger
 
 
-async def store(ledger: Ledger, name: str, version: str, body: str) -> None:
-    """Keep a version (JSON); storing it again changes nothing."""
+async def store(ledger: Ledger, chains: Sequence[tuple[str, str, str]]) -> None:
+    """Keep names, versions and their JSON; storing them again changes nothing."""
+    # In one order everywhere, or two transactions may wait for each other's rows.
+    columns = zip(*sorted(chains, key=lambda chain: chain[1]), strict=True)
     async with ledger.connection() as connection:
         await connection.execute(
-            "insert into chains (name, version, body) values ($1, $2, $3) "
+            "insert into chains (name, version, body) "
+            "select * from unnest($1::text[], $2::text[], $3::text[]) "
             "on conflict do nothing",
-            name, version, body,
-        )  # fmt: skip
+            *map(list, columns),
+        )
 
 
 async def push(ledger: Ledger, name: str, version: str, body: str) -> None:
     """Store a version and make it what the name means from now on."""
-    await store(ledger, name, version, body)
+    await store(ledger, [(name, version, body)])
     async with ledger.connection() as connection:
         await connection.execute(
             "insert into chain_heads (name, version) values ($1, $2) "

@@ -10,6 +10,7 @@ import orjson
 from llmgine_workers.clock import rfc3339
 from llmgine_workers.ledger.records import CLASSES
 
+JOB_STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
 STEP_STATES = (
     "queued", "running", "waiting", "succeeded", "failed", "skipped", "cancelled",
 )  # fmt: skip
@@ -29,7 +30,7 @@ def job(row: asyncpg.Record) -> dict[str, Any]:
     return {
         "id": str(row["id"]),
         "tenant": row["tenant"],
-        "batch": None,
+        "batch": str(row["batch"]) if row["batch"] else None,
         "forked_from": None,
         "replays": row["run"],
         "dead_letter": str(row["dead_letter"]) if row["dead_letter"] else None,
@@ -58,6 +59,17 @@ def job(row: asyncpg.Record) -> dict[str, Any]:
             "steps": f"{self_link}/steps",
             "events": f"{self_link}/events",
         },
+    }
+
+
+def batch(row: asyncpg.Record) -> dict[str, Any]:
+    """A batch as interface section 2 shows it."""
+    return {
+        "id": str(row["id"]),
+        "total": row["total"],
+        "counts": {state: row[state] for state in JOB_STATES},
+        "cost_usd": _cost(row),
+        "created_at": rfc3339(row["created_at"]),
     }
 
 

@@ -14,12 +14,15 @@ from uuid import UUID
 
 from llmgine_workers.ledger import shown
 from llmgine_workers.ledger.connection import Ledger
-from llmgine_workers.ledger.shown import STEP_STATES, TOKENS
+from llmgine_workers.ledger.shown import JOB_STATES, STEP_STATES, TOKENS
 
-JOB_STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
 PAGE_BYTES = 8 * 1024**2
 """Inputs and outputs on one page of jobs; the page ends early rather than exceed it."""
 
+SCANNED = 5_000
+"""Jobs one page looks at, however few of them are wanted."""
+
+_MOST_ID = (1 << 128) - 1
 _DAY_OF_IDS = 86_400_000 << 80
 """How far UUIDv7s of two moments a day apart are from each other."""
 
@@ -85,14 +88,20 @@ _ONE_JOB = f"""
 where j.id = $1 and ($2::text is null or j.tenant = $2)
 """
 
-_JOBS = f"""
+
+# The newest are looked at first, and never more than so many: whoever filters for what
+# is rare gets short pages, and each costs the same however much there is.
+def _select_page(of_batch: str) -> str:
+    return f"""
 with wanted as materialized (
-    select j.id from jobs j cross join lateral ({_PROGRESS} where job_id = j.id) p
-    where j.tenant = $1 and ($2::text is null or {_SHOWN_STATE} = $2)
-      and ($3::text is null or j.chain_name = $3) and j.metadata @> $4
-      and ($5::timestamptz is null or j.created_at > $5)
-      and ($6::uuid is null or j.id < $6)
-    order by j.id desc limit $7 + 1
+    select j.id from (
+        select * from jobs where tenant = $1 and id < $2 and id >= $3 {of_batch}
+        order by id desc limit $10
+    ) j cross join lateral ({_PROGRESS} where job_id = j.id) p
+    where ($5::text is null or j.chain_name = $5) and j.metadata @> $6
+      and ($7::timestamptz is null or j.created_at > $7)
+      and ($4::text is null or {_SHOWN_STATE} = $4)
+    order by j.id desc limit $8 + 1
 ), page as (
     select id, row_number() over newest as place, count(*) over () as found,
            sum((select sum(octet_length(body)) from payloads
@@ -100,9 +109,34 @@ with wanted as materialized (
     from wanted window newest as (order by id desc)
 ), shown as (
     select jobs.*, page.found from jobs join page using (id)
-    where place = 1 or place <= $7 and bytes <= $8
+    where place = 1 or place <= $8 and bytes <= $9
 )
 {_select_jobs("shown", "j.id", "true")} order by j.id desc
+"""
+
+
+_JOBS = _select_page("")
+_JOBS_OF_BATCH = _select_page("and batch = $11")
+
+_LAST_SCANNED = """
+select id from jobs where tenant = $1 and id < $2 and id >= $3
+order by id desc offset $4 limit 1
+"""
+
+_JOB_COUNTS = ", ".join(
+    f"count(*) filter (where shown = '{state}') as {state}" for state in JOB_STATES
+)
+_BATCH = f"""
+select b.*, t.* from batches b cross join lateral (
+    select {_JOB_COUNTS}, coalesce(sum(cost), 0)::bigint as cost,
+           coalesce(bool_or(unpriced), false) as unpriced
+    from (
+        select {_SHOWN_STATE} as shown, s.cost, s.unpriced from jobs j
+        cross join lateral ({_PROGRESS} where job_id = j.id) p
+        cross join lateral ({_SPENT} where job_id = j.id) s
+        where j.batch = $1 and j.id >= $3 and j.id < $4
+    ) one
+) t where b.id = $1 and b.tenant = $2
 """
 
 _STEPS = f"""
@@ -115,6 +149,20 @@ order by st.created_at, st.path limit $4
 _FINISHED_STEPS = f"""
 {_select_steps()} and st.state in ('succeeded', 'failed', 'skipped', 'cancelled')
 order by st.created_at, st.path
+"""
+
+# The first of what is going on: a call before a queued step before a waiting one.
+_OPEN_STEP = """
+select s.path, s.pool, s.state, j.ending, s.calls, s.reason, s.detail,
+       s.released_at is not null as is_released, s.wake_at as until,
+       case s.state when 'waiting' then s.waiting_since when 'queued' then s.created_at
+            else (select max(started_at) from attempts
+                  where job_id = $1 and path = s.path) end as since,
+       count(*) over () - 1 as others
+from steps s join jobs j on j.id = s.job_id
+where s.job_id = $1 and j.id = $1 and s.state in ('queued', 'running', 'waiting')
+order by array_position('{running,queued,waiting}', s.state), s.wake_at, s.created_at
+limit 1
 """
 
 _REQUEST = """,
@@ -135,8 +183,29 @@ class Wanted:
 
     state: str | None = None
     chain: str | None = None
+    batch: UUID | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
+
+
+@dataclass(frozen=True)
+class OpenStep:
+    """A step that is not finished, and how many `others` of its job are not.
+
+    `since`: when its call began, its waiting began, or it became ready.
+    """
+
+    path: str
+    pool: str
+    state: str
+    ending: str | None
+    calls: int
+    reason: str | None
+    detail: str | None
+    is_released: bool
+    until: datetime | None
+    since: datetime
+    others: int
 
 
 @dataclass(frozen=True)
@@ -173,15 +242,46 @@ async def has_ended(ledger: Ledger, job_id: UUID) -> bool:
 async def jobs(
     ledger: Ledger, tenant: str, wanted: Wanted, *, limit: int, before: UUID | None
 ) -> Page:
-    """A tenant's jobs, newest first, at most `limit` and `PAGE_BYTES`."""
+    """A tenant's jobs, newest first: at most `limit` and `PAGE_BYTES`, of `SCANNED`.
+
+    A page may be short, or empty, and have a next one all the same.
+    """
+    lowest, highest = _ids_of(wanted)
+    scope: list[Any] = [tenant, min(before or highest, highest), lowest]
+    batch = [wanted.batch] if wanted.batch else []
     async with ledger.connection() as connection:
         rows = await connection.fetch(
-            _JOBS,
-            tenant, wanted.state, wanted.chain, dict(wanted.metadata),
-            wanted.created_after, before, limit, PAGE_BYTES,
+            _JOBS_OF_BATCH if batch else _JOBS,
+            *scope, wanted.state, wanted.chain, dict(wanted.metadata),
+            wanted.created_after, limit, PAGE_BYTES, SCANNED, *batch,
         )  # fmt: skip
-    more = bool(rows) and rows[0]["found"] > len(rows)
-    return Page([shown.job(row) for row in rows], str(rows[-1]["id"]) if more else None)
+        data = [shown.job(row) for row in rows]
+        if rows and rows[0]["found"] > len(rows):
+            return Page(data, data[-1]["id"])
+        if batch:  # smaller than what one page looks at
+            return Page(data, None)
+        last = await connection.fetchval(_LAST_SCANNED, *scope, SCANNED - 1)
+    return Page(data, str(last) if last else None)
+
+
+def _ids_of(wanted: Wanted) -> tuple[UUID, UUID]:
+    """Between which ids they lie, bar skew of clocks: it spares whole days."""
+    lowest, highest = 0, _MOST_ID
+    if wanted.created_after:
+        ms = int(wanted.created_after.timestamp() * 1000)
+        lowest = max(0, (ms << 80) - _DAY_OF_IDS)
+    if wanted.batch:
+        lowest = max(lowest, wanted.batch.int - _DAY_OF_IDS)
+        highest = min(highest, wanted.batch.int + _DAY_OF_IDS)
+    return UUID(int=min(lowest, _MOST_ID)), UUID(int=max(highest, 0))
+
+
+async def batch(ledger: Ledger, tenant: str, batch_id: UUID) -> dict[str, Any] | None:
+    """One batch of a tenant: its jobs by state, and what they cost so far."""
+    lowest, highest = _ids_of(Wanted(batch=batch_id))
+    async with ledger.connection() as connection:
+        row = await connection.fetchrow(_BATCH, batch_id, tenant, lowest, highest)
+    return shown.batch(row) if row else None
 
 
 async def steps(
@@ -208,6 +308,13 @@ async def step(
         "attempts": [shown.attempt(attempt) for attempt in attempts],
         "request": shown.value(row["request"]),
     }
+
+
+async def open_step(ledger: Ledger, job_id: UUID) -> OpenStep | None:
+    """What a job is busy with or waits for; None once all its steps are finished."""
+    async with ledger.connection() as connection:
+        row = await connection.fetchrow(_OPEN_STEP, job_id)
+    return OpenStep(**row) if row else None
 
 
 async def snapshot(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:

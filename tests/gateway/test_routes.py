@@ -339,8 +339,9 @@ async def test_the_document_describes_every_route_without_fastapis_own_errors(
     document = (await live.client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
         "/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/steps",
-        "/v1/jobs/{job}/steps/{path}", "/v1/jobs/{job}/events", "/v1/chains",
-        "/healthz", "/readyz",
+        "/v1/jobs/{job}/steps/{path}", "/v1/jobs/{job}/events", "/v1/jobs/{job}/cancel",
+        "/v1/jobs/{job}/explain", "/v1/batches", "/v1/batches/{batch}", "/v1/pools",
+        "/v1/chains", "/healthz", "/readyz",
     }  # fmt: skip
     text = json.dumps(document)
     assert "HTTPValidationError" not in text

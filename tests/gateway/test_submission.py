@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import PROBLEMS, Problem
-from gateway.routes.jobs import body_hash
+from gateway.idempotency import body_hash
 from gateway.submission import job_request
 from llmgine_workers.engine.submit import JobRequest, Options
 

@@ -11,6 +11,7 @@ import pytest
 
 from llmgine_workers import clock
 from llmgine_workers.ledger import jobs, release, steps
+from llmgine_workers.ledger.idempotency import KeyTaken
 from llmgine_workers.ledger.records import StepKey
 from tests.ledger.rows import Place
 
@@ -55,8 +56,8 @@ async def submitted(place: Place, tenant: str, key: str, body_hash: bytes) -> UU
     job = place.job(tenant=tenant)
     try:
         await jobs.insert(place.ledger, job, [False], (key, body_hash))
-    except jobs.KeyTaken as taken:
-        return taken.job
+    except KeyTaken as taken:
+        return taken.made
     return job.id
 
 
@@ -73,11 +74,11 @@ async def test_fifty_requests_at_once_with_one_key_make_one_job(place: Place) ->
 async def test_another_body_is_told_the_first_ones_hash(place: Place) -> None:
     tenant = place.job().tenant
     first = await submitted(place, tenant, "order-17", HASH)
-    with pytest.raises(jobs.KeyTaken) as taken:
+    with pytest.raises(KeyTaken) as taken:
         await jobs.insert(
             place.ledger, place.job(tenant=tenant), [False], ("order-17", OTHER_HASH)
         )
-    assert taken.value.job == first
+    assert taken.value.made == first
     assert taken.value.body_hash == HASH
 
 

@@ -1,0 +1,162 @@
+"""A request for a job becomes the job's rows, or a refusal with every finding."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import orjson
+
+from chains import (
+    Chain,
+    Finding,
+    InvalidChain,
+    JobFacts,
+    PlanFailed,
+    StepFacts,
+    fill_inputs,
+    load_chain,
+    plan,
+    single_tool_chain,
+    steps_of,
+    version_of,
+)
+from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.planning import new_step
+from llmgine_workers.errors import Refusal, StepFailed
+from llmgine_workers.ledger.records import CLASSES, NewJob
+
+if TYPE_CHECKING:
+    from llmgine_workers.engine.submit import JobRequest
+    from llmgine_workers.runtime import Runtime
+
+Chosen = tuple[Chain, str]
+"""A chain and its version."""
+
+
+class ChosenChains:
+    """The chains of one submit: each is looked up, read and stored once."""
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+        self._named: dict[str, Chosen | None] = {}
+        self._written: dict[bytes, Chosen] = {}
+        self._fresh: dict[str, Chain] = {}
+
+    async def of(self, request: JobRequest) -> Chosen:
+        """The chain that a request names or brings; Refusal if there is none."""
+        if request.tool is not None:
+            return self._made(single_tool_chain(request.tool, dict(request.arguments)))
+        if isinstance(request.chain, str):
+            return await self._by_name(request.chain)
+        return self._by_definition(request.chain or {})
+
+    async def store(self) -> None:
+        """Keep what came with the requests, once all of them are found good."""
+        await self._rt.chains.store(self._fresh)
+
+    async def _by_name(self, name: str) -> Chosen:
+        if name not in self._named:
+            self._named[name] = await self._rt.chains.named(name)
+        found = self._named[name]
+        if found is None:
+            raise _refusal(
+                "unknown_chain", "/chain", f"no chain {name!r} in the registry"
+            )
+        return found
+
+    def _by_definition(self, definition: Mapping[str, Any]) -> Chosen:
+        written = orjson.dumps(definition)
+        if written not in self._written:
+            try:
+                self._written[written] = self._made(load_chain(dict(definition)))
+            except InvalidChain as error:
+                raise Refusal(
+                    "invalid_chain",
+                    str(error),
+                    [_at("/chain", finding) for finding in error.findings],
+                ) from None
+        return self._written[written]
+
+    def _made(self, chain: Chain) -> Chosen:
+        version = version_of(chain)
+        self._fresh[version] = chain
+        return chain, version
+
+
+def check(
+    rt: Runtime, tenant: str, request: JobRequest, chosen: Chosen, job: UUID
+) -> NewJob:
+    """The job as it will be written; Refusal says everything that is wrong with it."""
+    chain, version = chosen
+    inputs, unfit = fill_inputs(chain, dict(request.inputs))
+    findings = [finding.as_dict() for finding in unfit]
+    findings += [finding.as_dict() for finding in _unrunnable(rt, request, chain)]
+    if findings:
+        sentences = "; ".join(str(finding["detail"]) for finding in findings)
+        raise Refusal(str(findings[0]["code"]), sentences, findings)
+    options = request.options
+    max_attempts = options.max_attempts or rt.settings.steps.max_attempts
+    try:
+        facts = JobFacts(str(job), dict(request.metadata))
+        first = plan(chain, inputs, {}, facts, frozenset())
+        steps = tuple(new_step(step, rt.models, max_attempts) for step in first.ready)
+    except (PlanFailed, StepFailed) as error:
+        raise _refusal("invalid_input", _what(request), str(error)) from None
+    return NewJob(
+        id=job,
+        tenant=tenant,
+        chain_version=version,
+        chain_name=chain.name,
+        priority=CLASSES.index(options.priority),
+        stream=options.stream,
+        simulated=any(rt.models.is_simulated(step.model) for step in steps),
+        max_attempts=max_attempts,
+        timeout_s=options.timeout_s,
+        max_cost=_micro(options.max_cost_usd),
+        metadata=request.metadata,
+        steps_total=len(steps_of(chain)),
+        inputs=as_json(inputs),
+        steps=steps,
+        skipped=first.skipped,
+    )
+
+
+def _unrunnable(rt: Runtime, request: JobRequest, chain: Chain) -> Iterator[Finding]:
+    """Tools and models that nobody here has, each once."""
+    place = "/tool" if request.tool is not None else "/chain"
+    told = set()
+    for step in steps_of(chain):
+        try:
+            _check_step(rt, step)
+        except Refusal as refusal:
+            if str(refusal) not in told:
+                told.add(str(refusal))
+                yield Finding(place, refusal.code, str(refusal))
+
+
+def _check_step(rt: Runtime, step: StepFacts) -> None:
+    if step.kind == "llm":
+        rt.models.candidates(step.models)
+    elif step.tool not in rt.tools:
+        close = difflib.get_close_matches(step.tool or "", rt.tools, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise Refusal("unknown_tool", f"no tool {step.tool!r}{hint}")
+
+
+def _what(request: JobRequest) -> str:
+    return "/arguments" if request.tool is not None else "/inputs"
+
+
+def _refusal(code: str, pointer: str, detail: str) -> Refusal:
+    return Refusal(code, detail, [Finding(pointer, code, detail).as_dict()])
+
+
+def _at(place: str, finding: Finding) -> dict[str, object]:
+    return {**finding.as_dict(), "pointer": f"{place}{finding.pointer}"}
+
+
+def _micro(usd: float | None) -> int | None:
+    return None if usd is None else round(usd * 1_000_000)
