@@ -119,10 +119,16 @@ class FlowerSettings(_Section):
     password_env: str = "FLOWER_PASSWORD"  # noqa: S105 - a variable's name
 
 
+def _not_yet(value: str) -> str:
+    if value:
+        raise ValueError("not supported by this version; leave it empty")
+    return value
+
+
 class TelemetrySettings(_Section):
     """Where traces go and how logs look."""
 
-    otlp: str = ""
+    otlp: Annotated[str, AfterValidator(_not_yet)] = ""
     logs: Literal["json", "console"] = "json"
 
 

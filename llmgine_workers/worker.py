@@ -16,10 +16,11 @@ from uuid import UUID
 import chains
 
 if getattr(chains, "CHAINS_OF", None) != "llmgine-workers":
-    sys.exit(
-        f"llmgine: the package `chains` at {getattr(chains, '__file__', None)} hides "
-        "the one of llmgine-workers; start the worker from another folder"
+    sys.stderr.write(
+        f"llmgine: the package `chains` at {getattr(chains, '__path__', ['?'])[0]} hides "
+        "the one of llmgine-workers; start the worker from another folder\n"
     )
+    raise SystemExit(78)
 
 
 from celery import Celery

@@ -13,7 +13,7 @@ import aiohttp
 
 from loadtests.site import Site
 
-WORDS = ["queue", "broker", "ledger", "token", "stream", "worker", "prompt", "chain", "hint", "fence"]
+WORDS = "queue broker ledger token stream worker prompt chain hint fence".split()  # noqa: SIM905 - reads better
 
 
 @dataclass

@@ -60,13 +60,14 @@ class Site:
         slots: int,
         simulator: Sequence[str],
         workers: Sequence[str] = POOLS,
+        rabbit: PrivateRabbit | None = None,
     ) -> None:
         self.folder = folder
         self._workers = workers
         self.slots = slots
         self.postgres = Postgres(EmbeddedPostgres(folder / "postgres"))
         self.redis = RedisServer(EmbeddedValkey(folder / "valkey"))
-        self.rabbit = Rabbit(PrivateRabbit(folder / "rabbit"))
+        self.rabbit = Rabbit(rabbit or PrivateRabbit(folder / "rabbit"))
         self.calls = folder / "calls.jsonl"
         self._simulator = simulator
         self._port = _free_port()
@@ -178,7 +179,7 @@ class Site:
         )
         (self.folder / "llmgine.toml").write_text(text)
 
-    def _until_ready(self, workers: int, seconds: float = 90) -> None:
+    def _until_ready(self, workers: int, seconds: float = 45) -> None:
         deadline = time.monotonic() + seconds
         while not self._answers() or asyncio.run(self._live_workers()) < workers:
             if time.monotonic() > deadline:

@@ -63,7 +63,11 @@ async def admission(visit: Visit, call: Next) -> Answer:
 
 async def attempt(visit: Visit, call: Next) -> Answer:
     """Claim the step, or open a further attempt under the claim it has (row 6)."""
-    claim = await _opened(visit, billing.upper_bound(visit))
+    bound = billing.upper_bound(visit)
+    if bound is None and visit.step.has_budget:
+        why = f"{visit.step.model} has no known price that max_cost_usd could bound"
+        raise StepFailed(Failure("budget_exhausted", why))
+    claim = await _opened(visit, bound)
     if claim is None:
         raise NotOurs("claimed by another, moved or ending")
     visit.opened(claim)

@@ -29,7 +29,8 @@ class Models:
         named = [model for name in wanted for model in self._behind(name)]
         for model in named:
             self._check_known(model)
-        usable = tuple(m for m in named if m.partition("/")[0] in self.enabled)
+        enabled = [m for m in named if m.partition("/")[0] in self.enabled]
+        usable = tuple(sorted(enabled, key=self.is_simulated))  # real ones first
         if not usable:
             raise Refusal(
                 "provider_not_enabled",
