@@ -9,6 +9,9 @@ UV_VERSION := 0.13.*
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up check test lock clean
 .NOTPARALLEL:
+# ARGS are for this make, not for one that a test runs.
+MAKEOVERRIDES :=
+unexport ARGS
 
 help:
 	@echo 'make demo    the whole line in a minute: no keys, nothing to install first'
@@ -34,11 +37,12 @@ test: $(READY)
 setup: $(READY)
 
 # Installed again only when a dependency changed; the code itself is linked (-e).
-$(READY): pyproject.toml requirements.lock .ci/venv
+$(READY): pyproject.toml requirements.lock requirements.build.lock .ci/venv
 	@PYTHON=$(PYTHON) sh .ci/venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check \
-		--require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+		--require-hashes -r requirements.lock -r requirements.build.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation -e .
 	@touch $@
 
 lock:
