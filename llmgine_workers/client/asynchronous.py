@@ -13,7 +13,7 @@ from llmgine_workers.client.connection import RETRY_S, Gateway
 from llmgine_workers.client.events import Event
 from llmgine_workers.client.following import Following
 from llmgine_workers.client.protocol import Listing, Protocol, Talk
-from llmgine_workers.client.shapes import Batch, Chain, Job, Shape, Step
+from llmgine_workers.client.shapes import Batch, Chain, Explanation, Job, Shape, Step
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Shape)
@@ -102,6 +102,10 @@ class AsyncClient:
     async def job(self, job: JobRef) -> Job:
         """See `Client.job`."""
         return await self._hold(self._protocol.job(job))
+
+    async def explain(self, job: JobRef) -> Explanation:
+        """See `Client.explain`."""
+        return await self._hold(self._protocol.explain(job))
 
     def jobs(
         self, *, limit: int | None = None, **wanted: Unpack[Wanted]

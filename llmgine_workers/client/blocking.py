@@ -13,7 +13,7 @@ from llmgine_workers.client.connection import RETRY_S, Gateway
 from llmgine_workers.client.events import Event
 from llmgine_workers.client.following import Following
 from llmgine_workers.client.protocol import Listing, Protocol, Talk
-from llmgine_workers.client.shapes import Batch, Chain, Job, Shape, Step
+from llmgine_workers.client.shapes import Batch, Chain, Explanation, Job, Shape, Step
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Shape)
@@ -118,6 +118,10 @@ class Client:
     def job(self, job: JobRef) -> Job:
         """The job as it stands, however it ended."""
         return self._hold(self._protocol.job(job))
+
+    def explain(self, job: JobRef) -> Explanation:
+        """Why it is where it is, in a sentence."""
+        return self._hold(self._protocol.explain(job))
 
     def jobs(
         self, *, limit: int | None = None, **wanted: Unpack[Wanted]

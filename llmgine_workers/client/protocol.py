@@ -26,7 +26,15 @@ from llmgine_workers.client.answers import (
 from llmgine_workers.client.calls import Call, JobRef
 from llmgine_workers.client.errors import JobFailed, Refused, Unavailable
 from llmgine_workers.client.patience import Patience
-from llmgine_workers.client.shapes import Batch, Chain, Job, Page, Shape, Step
+from llmgine_workers.client.shapes import (
+    Batch,
+    Chain,
+    Explanation,
+    Job,
+    Page,
+    Shape,
+    Step,
+)
 
 T = TypeVar("T")
 Read = TypeVar("Read", bound=Shape)
@@ -93,6 +101,12 @@ class Protocol:
     def job(self, job: JobRef) -> Talk[Job]:
         """One job."""
         return (yield from self.read(Job, calls.get(calls.job_path(job))))
+
+    def explain(self, job: JobRef) -> Talk[Explanation]:
+        """Why it is where it is."""
+        return (
+            yield from self.read(Explanation, calls.get(calls.job_path(job, "explain")))
+        )
 
     def step(self, job: JobRef, path: str) -> Talk[Step]:
         """One step of a job."""

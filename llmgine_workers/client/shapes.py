@@ -182,6 +182,13 @@ class Batch(Shape):
     created_at: Moment
 
 
+class Explanation(Shape):
+    """Why a job is where it is, in a sentence for people."""
+
+    sentence: str
+    waiting: Waiting | None
+
+
 class Chain(Shape):
     """A chain that can be submitted by name; `inputs` are JSON Schemas."""
 

@@ -115,6 +115,50 @@ async def test_a_run_is_a_job_and_its_end(client: Face, live: Live) -> None:
     assert (ended.id, ended.output) == (made[0].id, "Prices rose")
 
 
+async def test_jobs_may_be_submitted_together(client: Face, live: Live) -> None:
+    jobs = [{"chain": "summarize", "inputs": INPUTS, "timeout": 90}] * 3
+    batch = await client.submit_many(jobs)
+    again = await client.submit_many(jobs, idempotency_key="A-17")
+    assert (batch.total, batch.counts["queued"], batch.cost_usd) == (3, 3, 0)
+    made = await client.jobs(batch=batch.id)
+    assert [job.batch for job in made] == [batch.id] * 3
+    assert {job.options.timeout_s for job in made} == {90}
+    await live.succeed(UUID(made[0].id))
+    assert (await client.batch(batch.id)).counts["succeeded"] == 1
+    repeated = await client.submit_many(jobs, idempotency_key="A-17")
+    assert repeated.id == again.id != batch.id
+
+
+async def test_one_bad_job_refuses_all_of_them(client: Face) -> None:
+    good = {"chain": "summarize", "inputs": INPUTS}
+    with pytest.raises(Refused) as told:
+        await client.submit_many([good, {**good, "priority": "high"}, {"chain": "none"}])
+    pointers = [found.pointer for found in told.value.findings]
+    assert any(pointer.startswith("/jobs/1/") for pointer in pointers)
+    assert await client.jobs() == []
+
+
+async def test_a_job_is_cancelled_once_and_for_all(client: Face, live: Live) -> None:
+    job = await client.submit("summarize", INPUTS)
+    first = await client.cancel(job)
+    again = await client.cancel(job)
+    assert first.id == again.id == job.id
+    with pytest.raises(JobFailed, match="was cancelled"):
+        await client.wait(job, timeout=BOUND_S)
+    done = await client.submit("summarize", INPUTS)
+    await live.succeed(UUID(done.id))
+    with pytest.raises(Refused) as told:
+        await client.cancel(done)
+    assert told.value.code == "already_finished"
+
+
+async def test_a_job_is_explained(client: Face) -> None:
+    job = await client.submit("summarize", INPUTS)
+    told = await client.explain(job)
+    assert "draft" in told.sentence
+    assert told.waiting is None
+
+
 async def test_a_stream_is_read_to_its_end_and_from_any_place(
     client: Face, live: Live
 ) -> None:
@@ -136,14 +180,15 @@ async def test_a_stream_is_read_to_its_end_and_from_any_place(
 
 async def test_a_lost_stream_is_told_as_a_snapshot(client: Face, live: Live) -> None:
     job = await client.submit("summarize", INPUTS)
-    await live.succeed(UUID(job.id), told=False)
+    large = "Prices rose. " * 100_000
+    await live.succeed(UUID(job.id), large, told=False)
     await live.rt.streams.expire(UUID(job.id), 0)
     snapshot, finished = await client.stream(job, after=2)
     assert isinstance(snapshot, StreamSnapshot)
     assert snapshot.snapshot is not None
     assert snapshot.snapshot.job.id == job.id
     assert isinstance(finished, JobFinished)
-    assert str(list(Text([snapshot]))[-1]) == "Prices rose"
+    assert list(Text([snapshot])) == [large]
 
 
 async def test_lists_come_whole_however_small_their_pages(
@@ -239,6 +284,10 @@ async def test_lost_answers_make_no_second_job(
     else:
         client = Face(client_of(live.url, seat.text, transport=LosesAsync()))
     made = [await client.submit("summarize", INPUTS) for _ in range(5)]
-    assert len({job.id for job in made}) == 5
-    assert {job.id for job in await client.jobs()} == {job.id for job in made}
+    batch = await client.submit_many([{"chain": "summarize", "inputs": INPUTS}] * 2)
+    kept = {job.id for job in await client.jobs()}
+    together = {job.id for job in await client.jobs(batch=batch.id)}
+    assert len(together) == 2
+    assert kept == {job.id for job in made} | together
+    assert len(kept) == 7
     await client.close()

@@ -54,7 +54,18 @@ def test_every_public_fact_has_a_type_with_its_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Job", "Step", "Attempt", "Progress", "Usage", "Options", "Waiting"]
+    "name",
+    [
+        "Job",
+        "Step",
+        "Attempt",
+        "Progress",
+        "Usage",
+        "Options",
+        "Waiting",
+        "Batch",
+        "Explanation",
+    ],
 )
 def test_a_shape_has_what_the_gateway_says_it_answers(name: str) -> None:
     ours, theirs = getattr(shapes, name), getattr(gateway_shapes, name)
