@@ -7,6 +7,8 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,6 +16,7 @@ from fastapi import FastAPI
 from gateway.auth import Keyring
 from gateway.context import Gateway
 from gateway.handlers import HANDLED, RequestIds, answer
+from gateway.heads import MAX_HEAD_BYTES
 from gateway.openapi import schema_of
 from gateway.routes import batches, chains, events, health, jobs, pools, steps
 from llmgine_workers.errors import ConfigurationError
@@ -61,6 +64,8 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
     app = create_app(settings, environ)
     config = uvicorn.Config(
         app,
+        http=_protocol(),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -72,6 +77,15 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
     ):
         runner.run(_serve(app, config, listener))
+
+
+def _protocol() -> Any:
+    """httptools with a bound of ours, or h11, which has one."""
+    if find_spec("httptools") is None:
+        return "h11"
+    from gateway.bounded_heads import BoundedHeads
+
+    return BoundedHeads
 
 
 async def _serve(app: FastAPI, config: uvicorn.Config, listener: socket.socket) -> None:

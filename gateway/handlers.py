@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import heads
 from gateway.errors import PROBLEMS, Problem, ledger_down, not_found, respond
 from gateway.findings import findings_of
 from llmgine_workers import clock
@@ -58,6 +59,9 @@ class RequestIds:
                 message = {**message, "headers": [*message["headers"], header]}
             await send(message)
 
+        if (refused := heads.refusal(scope)) is not None:
+            await respond(refused, request_id)(scope, receive, named)
+            return
         try:
             await self._app(scope, receive, named)
         except ClientDisconnect:
