@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -32,8 +33,15 @@ if TYPE_CHECKING:
     from llmgine_workers.engine.submit import JobRequest
     from llmgine_workers.runtime import Runtime
 
-Chosen = tuple[Chain, str]
-"""A chain and its version."""
+
+@dataclass(frozen=True)
+class Chosen:
+    """A chain, its version, and which of its tools and models nobody here has."""
+
+    chain: Chain
+    version: str
+    steps_total: int
+    unrunnable: tuple[Finding, ...]
 
 
 class ChosenChains:
@@ -48,7 +56,8 @@ class ChosenChains:
     async def of(self, request: JobRequest) -> Chosen:
         """The chain that a request names or brings; Refusal if there is none."""
         if request.tool is not None:
-            return self._made(single_tool_chain(request.tool, dict(request.arguments)))
+            chain = single_tool_chain(request.tool, dict(request.arguments))
+            return self._made(chain, "/tool")
         if isinstance(request.chain, str):
             return await self._by_name(request.chain)
         return self._by_definition(request.chain or {})
@@ -59,19 +68,22 @@ class ChosenChains:
 
     async def _by_name(self, name: str) -> Chosen:
         if name not in self._named:
-            self._named[name] = await self._rt.chains.named(name)
-        found = self._named[name]
-        if found is None:
+            found = await self._rt.chains.named(name)
+            self._named[name] = self._chosen(*found, "/chain") if found else None
+        chosen = self._named[name]
+        if chosen is None:
             raise _refusal(
                 "unknown_chain", "/chain", f"no chain {name!r} in the registry"
             )
-        return found
+        return chosen
 
     def _by_definition(self, definition: Mapping[str, Any]) -> Chosen:
         written = orjson.dumps(definition)
         if written not in self._written:
             try:
-                self._written[written] = self._made(load_chain(dict(definition)))
+                self._written[written] = self._made(
+                    load_chain(dict(definition)), "/chain"
+                )
             except InvalidChain as error:
                 raise Refusal(
                     "invalid_chain",
@@ -80,20 +92,24 @@ class ChosenChains:
                 ) from None
         return self._written[written]
 
-    def _made(self, chain: Chain) -> Chosen:
+    def _made(self, chain: Chain, place: str) -> Chosen:
         version = version_of(chain)
         self._fresh[version] = chain
-        return chain, version
+        return self._chosen(chain, version, place)
+
+    def _chosen(self, chain: Chain, version: str, place: str) -> Chosen:
+        steps = steps_of(chain)
+        unrunnable = tuple(_unrunnable(self._rt, steps, place))
+        return Chosen(chain, version, len(steps), unrunnable)
 
 
 def check(
     rt: Runtime, tenant: str, request: JobRequest, chosen: Chosen, job: UUID
 ) -> NewJob:
     """The job as it will be written; Refusal says everything that is wrong with it."""
-    chain, version = chosen
+    chain = chosen.chain
     inputs, unfit = fill_inputs(chain, dict(request.inputs))
-    findings = [finding.as_dict() for finding in unfit]
-    findings += [finding.as_dict() for finding in _unrunnable(rt, request, chain)]
+    findings = [finding.as_dict() for finding in (*unfit, *chosen.unrunnable)]
     if findings:
         sentences = "; ".join(str(finding["detail"]) for finding in findings)
         raise Refusal(str(findings[0]["code"]), sentences, findings)
@@ -108,7 +124,7 @@ def check(
     return NewJob(
         id=job,
         tenant=tenant,
-        chain_version=version,
+        chain_version=chosen.version,
         chain_name=chain.name,
         priority=CLASSES.index(options.priority),
         stream=options.stream,
@@ -117,18 +133,17 @@ def check(
         timeout_s=options.timeout_s,
         max_cost=_micro(options.max_cost_usd),
         metadata=request.metadata,
-        steps_total=len(steps_of(chain)),
+        steps_total=chosen.steps_total,
         inputs=as_json(inputs),
         steps=steps,
         skipped=first.skipped,
     )
 
 
-def _unrunnable(rt: Runtime, request: JobRequest, chain: Chain) -> Iterator[Finding]:
+def _unrunnable(rt: Runtime, steps: Iterable[StepFacts], place: str) -> Iterator[Finding]:
     """Tools and models that nobody here has, each once."""
-    place = "/tool" if request.tool is not None else "/chain"
     told = set()
-    for step in steps_of(chain):
+    for step in steps:
         try:
             _check_step(rt, step)
         except Refusal as refusal:
