@@ -107,7 +107,7 @@ class Stage:
         seen = self.story.read[job.id]
 
         def read() -> None:
-            with Client(self.gateway.url, self.seat.text) as client:
+            with Client(self.gateway.url, self.seat.text, retry_s=BOUND_S) as client:
                 for event in client.stream(job):
                     seen.append(event)
 
@@ -132,7 +132,7 @@ async def story(
     async with (
         asyncio.timeout(BOUND_S),
         mortal_gateway(live_settings, folder) as gateway,
-        AsyncClient(gateway.url, seat.text, transport=witness) as client,
+        AsyncClient(gateway.url, seat.text, retry_s=BOUND_S, transport=witness) as client,
     ):
         stage = Stage(live, gateway, client, seat, Story(seat.tenant))
         streamed = [
