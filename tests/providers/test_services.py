@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
@@ -231,3 +232,21 @@ def test_an_address_nobody_can_know_is_asked_for(name: str) -> None:
         ConfigurationError, match=f"providers.{name}: base_url is missing"
     ):
         open_providers(told, {})
+
+
+def test_the_page_names_every_service_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "providers.md").read_text("utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    shown = {
+        line[0].strip("`"): tuple(cell.strip("`") for cell in line[1:4])
+        for line in lines
+        if len(line) == 5 and line[1] in ("`openai`", "`anthropic`")
+    }
+    assert shown == {
+        name: (
+            row.wire,
+            row.base_url or "yours",
+            settings.PROVIDER_ROWS[name].get("key_env", "–"),
+        )
+        for name, row in rows.SERVICES.items()
+    }
