@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx2
 
 from llmgine_workers.client.calls import JobRef, More, Wanted, Work
-from llmgine_workers.client.connection import RETRY_S, Gateway
+from llmgine_workers.client.connection import HELD, QUICK, RETRY_S, Gateway
 from llmgine_workers.client.events import Event
 from llmgine_workers.client.following import Following
 from llmgine_workers.client.protocol import Listing, Protocol, Talk
@@ -35,7 +35,8 @@ class AsyncClient:
     ) -> None:
         gateway = Gateway.given(url, api_key)
         self._protocol = Protocol(gateway.url, retry_s)
-        self._http = httpx2.AsyncClient(transport=transport, **gateway.settings())
+        self._quick = httpx2.AsyncClient(transport=transport, **gateway.settings(QUICK))
+        self._held = httpx2.AsyncClient(transport=transport, **gateway.settings(HELD))
 
     async def __aenter__(self) -> Self:
         return self
@@ -45,7 +46,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._http.aclose()
+        await self._quick.aclose()
+        await self._held.aclose()
 
     async def submit(
         self,
@@ -88,7 +90,7 @@ class AsyncClient:
         while (call := following.next_call()) is not None:
             await asyncio.sleep(call.pause_s)
             with following.connection():
-                async with self._http.sse(**call.sent(), max_event_size=None) as source:
+                async with self._held.sse(**call.sent(), max_event_size=None) as source:
                     if not source.response.is_success:
                         await source.response.aread()
                     if following.opened(source.response):
@@ -140,7 +142,8 @@ class AsyncClient:
             while True:
                 await asyncio.sleep(call.pause_s)
                 try:
-                    response = await self._http.request(**call.sent())
+                    http = self._held if call.is_held else self._quick
+                    response = await http.request(**call.sent())
                 except httpx2.RequestError as error:
                     call = talk.throw(error)
                 else:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx2
 
 from llmgine_workers.client.calls import JobRef, More, Wanted, Work
-from llmgine_workers.client.connection import RETRY_S, Gateway
+from llmgine_workers.client.connection import HELD, QUICK, RETRY_S, Gateway
 from llmgine_workers.client.events import Event
 from llmgine_workers.client.following import Following
 from llmgine_workers.client.protocol import Listing, Protocol, Talk
@@ -38,7 +38,8 @@ class Client:
     ) -> None:
         gateway = Gateway.given(url, api_key)
         self._protocol = Protocol(gateway.url, retry_s)
-        self._http = httpx2.Client(transport=transport, **gateway.settings())
+        self._quick = httpx2.Client(transport=transport, **gateway.settings(QUICK))
+        self._held = httpx2.Client(transport=transport, **gateway.settings(HELD))
 
     def __enter__(self) -> Self:
         return self
@@ -48,7 +49,8 @@ class Client:
 
     def close(self) -> None:
         """Close its connections."""
-        self._http.close()
+        self._quick.close()
+        self._held.close()
 
     def submit(
         self,
@@ -104,7 +106,7 @@ class Client:
             with (
                 following.connection(),
                 # No bound on an event: it is as large as the output it carries.
-                self._http.sse(**call.sent(), max_event_size=None) as source,
+                self._held.sse(**call.sent(), max_event_size=None) as source,
             ):
                 if not source.response.is_success:
                     source.response.read()
@@ -155,7 +157,8 @@ class Client:
             while True:
                 time.sleep(call.pause_s)
                 try:
-                    response = self._http.request(**call.sent())
+                    http = self._held if call.is_held else self._quick
+                    response = http.request(**call.sent())
                 except httpx2.RequestError as error:
                     call = talk.throw(error)
                 else:

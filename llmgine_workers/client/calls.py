@@ -87,6 +87,11 @@ class Call:
     read_s: float = READ_S
     pause_s: float = 0.0
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the gateway may hold the answer back."""
+        return self.read_s > READ_S
+
     def sent(self) -> Sent:
         """As httpx2 takes it."""
         return {
@@ -95,7 +100,8 @@ class Call:
             "params": dict(self.params),
             "headers": dict(self.headers),
             "content": self.content,
-            "timeout": httpx2.Timeout(CONNECT_S, read=self.read_s),
+            # `pool`: a call's turn comes, however many are before it.
+            "timeout": httpx2.Timeout(CONNECT_S, read=self.read_s, pool=None),
         }
 
 

@@ -23,6 +23,8 @@ from llmgine_workers.client import (
     Text,
     Unauthenticated,
     Unavailable,
+    asynchronous,
+    blocking,
     calls,
 )
 from llmgine_workers.events import facts
@@ -113,6 +115,26 @@ async def test_a_run_is_a_job_and_its_end(client: Face, live: Live) -> None:
             assert not running.done()
     ended = await ends_with(live, running, made[0])
     assert (ended.id, ended.output) == (made[0].id, "Prices rose")
+
+
+async def test_waits_and_streams_keep_no_call_from_its_turn(
+    kind: type[Client | AsyncClient],
+    live: Live,
+    seat: Seat,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (blocking, asynchronous):
+        monkeypatch.setattr(module, "QUICK", httpx2.Limits(max_connections=1))
+    client = Face(kind(live.url, seat.text))
+    job = await client.submit("summarize", INPUTS)
+    holding = asyncio.gather(client.wait(job), client.wait(job), client.stream(job))
+    async with asyncio.timeout(BOUND_S):
+        made = await asyncio.gather(*(client.submit("summarize", INPUTS) for _ in "ab"))
+    assert not holding.done()
+    assert len({one.id for one in made}) == 2
+    ended, *_ = await ends_with(live, holding, job)
+    assert ended.state == "succeeded"
+    await client.close()
 
 
 async def test_jobs_may_be_submitted_together(client: Face, live: Live) -> None:

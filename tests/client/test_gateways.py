@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from llmgine_workers import Client
-from llmgine_workers.client.connection import DEFAULT_URL, Gateway
+from llmgine_workers.client.connection import DEFAULT_URL, QUICK, Gateway
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +19,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_arguments_the_environment_says_where_and_who() -> None:
     gateway = Gateway.given(None, None)
     assert gateway == Gateway("https://llm.example/base", "llmg_environment_key")
-    authorization = gateway.settings()["headers"]["Authorization"]
+    authorization = gateway.settings(QUICK)["headers"]["Authorization"]
     assert authorization == "Bearer llmg_environment_key"
 
 
 def test_the_environments_key_goes_to_no_other_address() -> None:
     assert Gateway.given("http://elsewhere:8080", None).key is None
-    assert Gateway.given("http://elsewhere:8080", None).settings()["headers"] == {}
+    assert Gateway.given("http://elsewhere:8080", None).settings(QUICK)["headers"] == {}
 
 
 def test_a_key_of_ones_own_goes_not_to_the_environments_address() -> None:
@@ -57,9 +57,9 @@ def test_a_key_is_not_shown() -> None:
 
 
 def test_only_a_foreign_address_is_looked_for_through_a_proxy() -> None:
-    assert Gateway.given("http://gateway", None).settings()["trust_env"]
+    assert Gateway.given("http://gateway", None).settings(QUICK)["trust_env"]
     for here in ("http://localhost:8080", "http://127.0.0.1", "http://[::1]:8080"):
-        assert not Gateway.given(here, None).settings()["trust_env"]
+        assert not Gateway.given(here, None).settings(QUICK)["trust_env"]
 
 
 def test_the_client_stands_alone_and_comes_only_when_it_is_asked_for() -> None:
