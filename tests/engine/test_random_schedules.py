@@ -1,0 +1,48 @@
+"""The protocol as a whole: whatever happens in whatever order, nothing is stuck."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from llmgine_workers.ledger import connection, release
+from tests.engine.line import Line
+from tests.engine.schedule import World
+
+pytestmark = pytest.mark.integration
+
+SCHEDULES = int(os.environ.get("LLMGINE_SCHEDULES", "10"))
+FIRST_SEED = int(os.environ.get("LLMGINE_FIRST_SEED", "1"))
+"""More of them by hand: LLMGINE_SCHEDULES=1000 pytest -k random_schedule."""
+
+
+@pytest.fixture(autouse=True)
+def quick_and_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries without pauses, and a window that ten jobs can fill."""
+    monkeypatch.setattr(connection, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(release, "LEAST_WINDOW", 4)
+
+
+@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SCHEDULES))
+async def test_a_random_schedule_breaks_no_promise(line: Line, seed: int) -> None:
+    world = World(line, seed)
+    try:
+        broken = await world.run()
+        assert len(world.jobs) > 5
+        assert not broken
+    finally:
+        await world.close()
+
+
+@pytest.mark.parametrize("row", ["lost hints", "lost steps", "wake"])
+async def test_without_one_of_its_rows_jobs_get_stuck(line: Line, row: str) -> None:
+    """Or the schedules would prove nothing about that row."""
+    stuck = 0
+    for seed in range(3):
+        world = World(line, seed, without=[row])
+        try:
+            stuck += len((await world.run(200)).stuck)
+        finally:
+            await world.close()
+    assert stuck
