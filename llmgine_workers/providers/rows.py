@@ -130,6 +130,8 @@ SERVICES: dict[str, Service] = {
 """The services known by name; where each fact is from: docs/providers.md."""
 
 _UNKNOWN = {"openai": COMPATIBLE, "anthropic": ANTHROPIC}
+_SIMULATED = {"openai": OPENAI, "anthropic": ANTHROPIC}
+"""What the simulator plays, whoever it stands in for."""
 
 
 def service_of(name: str, settings: ProviderSettings) -> Service:
@@ -137,6 +139,8 @@ def service_of(name: str, settings: ProviderSettings) -> Service:
     row = SERVICES.get(settings.like or name)
     if row is None or row.wire != settings.wire:
         row = _UNKNOWN[settings.wire]
+    if settings.simulated:
+        row = _SIMULATED[settings.wire]
     if not (settings.base_url or row.base_url):
         raise ConfigurationError(f"providers.{name}: base_url is missing")
     return replace(row, query={**row.query, **settings.query})

@@ -14,6 +14,7 @@ from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.llm import CallFailed, LlmRequest, ModelRef
 from llmgine_workers.providers import open_providers, rows
 from llmgine_workers.providers.exchange import HttpProvider
+from llmgine_workers.simulator import Simulator
 from tests.providers.conftest import JOB, KEY, Pieces
 from tests.providers.services import KNOWN, Known, Town, configured, opened, town, user
 
@@ -40,11 +41,18 @@ def known(name: str) -> Known:
     return KNOWN[name]
 
 
-@pytest.fixture
-async def provider(name: str, known: Known, here: Town) -> AsyncIterator[HttpProvider]:
-    running = opened(name, here.at(name, address_of(name)))
+@pytest.fixture(scope="session")
+async def everybody(here: Town) -> AsyncIterator[dict[str, HttpProvider]]:
+    """Each is opened once: a client's TLS settings alone take 20 ms."""
+    running = {name: opened(name, here.at(name, address_of(name))) for name in KNOWN}
     yield running
-    await running.close()
+    for one in running.values():
+        await one.close()
+
+
+@pytest.fixture
+def provider(name: str, everybody: dict[str, HttpProvider]) -> HttpProvider:
+    return everybody[name]
 
 
 def address_of(name: str) -> str:
@@ -232,6 +240,19 @@ def test_an_address_nobody_can_know_is_asked_for(name: str) -> None:
         ConfigurationError, match=f"providers.{name}: base_url is missing"
     ):
         open_providers(told, {})
+
+
+@pytest.mark.parametrize("name", ["azure-deployments", "vertex-claude", "mistral"])
+async def test_the_simulator_is_called_its_own_way_whoever_it_plays(
+    name: str, simulator: Simulator
+) -> None:
+    wire = settings.PROVIDER_ROWS[name]["wire"]
+    base_url = simulator.url + {"openai": "/v1", "anthropic": ""}[wire]
+    lines = f'[providers.{name}]\nbase_url = "{base_url}"\nkey_env = ""\nsimulated = true'
+    provider = open_providers(configured(lines).providers, {})[name]
+    request = LlmRequest("m", user("Hi"), max_tokens=9)
+    assert (await provider.call(request, timeout_s=5, headers={})).status == 200
+    await provider.close()
 
 
 def test_the_page_names_every_service_as_it_is() -> None:
