@@ -12,6 +12,7 @@ from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     nullcontext,
+    suppress,
 )
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -33,6 +34,9 @@ from llmgine_workers.providers import open_providers
 from llmgine_workers.resilience.admission import Admission
 from llmgine_workers.runtime import Runtime, open_runtime
 from llmgine_workers.settings import Settings
+
+GOODBYE_S = 5.0
+"""How long an absent ledger is waited for, only to say that this worker has left."""
 
 ABSENT_BEATS = 2
 """A step the ledger thinks is here, and memory does not know, so often in a row."""
@@ -131,7 +135,9 @@ class WorkerRuntime(Runtime):
         finally:
             listening.cancel()
             await self.heartbeat.stop()
-            await while_away(lambda: workers.stop(self.ledger, self.worker))
+            with suppress(TimeoutError):  # the scheduler will see its silence
+                async with asyncio.timeout(GOODBYE_S):
+                    await while_away(lambda: workers.stop(self.ledger, self.worker))
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ class Chosen:
     version: str
     steps_total: int
     unrunnable: tuple[Finding, ...]
+    simulated: bool
 
 
 class ChosenChains:
@@ -100,7 +101,8 @@ class ChosenChains:
     def _chosen(self, chain: Chain, version: str, place: str) -> Chosen:
         steps = steps_of(chain)
         unrunnable = tuple(_unrunnable(self._rt, steps, place))
-        return Chosen(chain, version, len(steps), unrunnable)
+        simulated = not unrunnable and _is_simulated(self._rt, steps)
+        return Chosen(chain, version, len(steps), unrunnable, simulated)
 
 
 def check(
@@ -128,7 +130,7 @@ def check(
         chain_name=chain.name,
         priority=CLASSES.index(options.priority),
         stream=options.stream,
-        simulated=any(rt.models.is_simulated(step.model) for step in steps),
+        simulated=chosen.simulated,
         max_attempts=max_attempts,
         timeout_s=options.timeout_s,
         max_cost=_micro(options.max_cost_usd),
@@ -137,6 +139,15 @@ def check(
         inputs=as_json(inputs),
         steps=steps,
         skipped=first.skipped,
+    )
+
+
+def _is_simulated(rt: Runtime, steps: Iterable[StepFacts]) -> bool:
+    """Whether any model of the chain makes its answers up."""
+    return any(
+        rt.models.is_simulated(rt.models.candidates(step.models)[0])
+        for step in steps
+        if step.kind == "llm"
     )
 
 

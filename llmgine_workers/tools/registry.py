@@ -7,6 +7,7 @@ import difflib
 import importlib
 import logging
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -147,7 +148,9 @@ def _model(value: Any) -> Any:
 
 
 def _give_up(tool: Tool, error: BaseException) -> NoReturn:
-    _log.warning("tool %s failed", tool.name, exc_info=error)
+    # A lone surrogate in a message is what no log can write.
+    story = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace")
+    _log.warning("tool %s failed\n%s", tool.name, story.decode())
     raise _failed("tool_failed", f"{tool.name}: {_words(error)}") from None
 
 
