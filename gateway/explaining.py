@@ -31,7 +31,7 @@ async def explained(rt: Runtime, tenant: str, job: UUID) -> dict[str, Any] | Non
         return {"sentence": ended(shown), "waiting": None}
     parts = [ending(step) if step.ending else await _of_step(rt, step)]
     if step.others:
-        parts.append(f"{_steps(step.others)} of the job not finished either.")
+        parts.append(f"{_count(step.others, 'other step')} not finished either.")
     return {"sentence": " ".join(parts), "waiting": shown["waiting"]}
 
 
@@ -50,9 +50,9 @@ def ended(job: dict[str, Any]) -> str:
     if state == "failed":
         error = job["error"]
         where = f" at step {error['step']}" if error["step"] else ""
-        letter = job["dead_letter"]
-        mend = f" Its dead letter {letter} can be replayed." if letter else ""
-        return f"The job failed{where} at {at}: {error['code']}: {error['message']}{mend}"
+        letter = f" (dead letter {job['dead_letter']})" if job["dead_letter"] else ""
+        why = f"{error['code']}: {error['message']}"
+        return f"The job failed{where} at {at}{letter}: {why}"
     if state == "cancelled":
         return f"The job was cancelled at {at}."
     if state == "succeeded":
@@ -101,7 +101,7 @@ def _why(step: OpenStep, seen: PoolSeen | None, gate: Gate) -> str:
         when = f"closed until {until}" if until else "closed while one probe is made"
         return f"{_GATES[gate.state]}, and its gate is {when}"
     if step.is_released:
-        why = f"its {_count(seen.workers, 'worker')} were told of it and take it in turn"
+        why = "its workers were told of it and take it in turn"
     elif seen.backlogged:
         why = "steps of a higher priority or of older jobs go first (not counted)"
     else:
@@ -111,9 +111,5 @@ def _why(step: OpenStep, seen: PoolSeen | None, gate: Gate) -> str:
     return why
 
 
-def _steps(count: int) -> str:
-    return "1 more step is" if count == 1 else f"{count} more steps are"
-
-
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
