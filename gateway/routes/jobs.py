@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime
 from starlette.responses import Response
 
+from chains.findings import did_you_mean, pointer
 from gateway.answers import JobId, answer, for_caller
 from gateway.auth import Caller, with_scope
 from gateway.context import Gateway, Here
@@ -28,6 +29,7 @@ from llmgine_workers.ledger.connection import LedgerDown
 MAX_WAIT_S = 60
 _ENDS = ("succeeded", "failed", "cancelled")
 _METADATA = "metadata."
+_LISTED_BY = ("state", "chain", "batch", "created_after", "limit", "cursor")
 
 Wait = Annotated[
     float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for the job's end")
@@ -44,6 +46,7 @@ def _wanted(
     batch: UUID | None = None,
     created_after: AwareDatetime | None = None,
 ) -> views.Wanted:
+    _check_names([name for name, _ in request.query_params.multi_items()])
     metadata = {
         name.removeprefix(_METADATA): value
         for name, value in request.query_params.items()
@@ -52,6 +55,23 @@ def _wanted(
     if any("\0" in text for text in (chain or "", *metadata, *metadata.values())):
         raise Problem("nul_not_allowed", "no filter can have the character U+0000")
     return views.Wanted(state, chain, batch, metadata, created_after)
+
+
+def _check_names(names: list[str]) -> None:
+    """A filter that is misspelled or doubled would show what nobody asked for."""
+    findings = []
+    for name in dict.fromkeys(names):
+        if name not in _LISTED_BY and not name.startswith(_METADATA):
+            detail = f"not a filter of this list{did_you_mean(name, _LISTED_BY)}"
+            findings.append(_finding(name, "unknown_field", detail))
+        elif names.count(name) > 1:
+            findings.append(_finding(name, "invalid_input", "it is there twice"))
+    if findings:
+        raise Problem.of(findings)
+
+
+def _finding(name: str, code: str, detail: str) -> dict[str, str]:
+    return {"pointer": pointer(["query", name]), "code": code, "detail": detail}
 
 
 @router.post("/v1/jobs", **documented("Job", (200, 202), body="JobSubmission"))

@@ -223,6 +223,26 @@ async def test_a_list_asked_for_wrongly_is_422(
     assert answer.json()["errors"][0]["pointer"] == f"/query/{name}"
 
 
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [("stat=failed", "unknown_field", "did you mean state?"),
+     ("offset=-1", "unknown_field", "not a filter"),
+     ("metadata=x", "unknown_field", "not a filter"),
+     ("state=failed&state=queued", "invalid_input", "twice"),
+     ("metadata.a=1&metadata.a=2", "invalid_input", "twice")],
+)  # fmt: skip
+async def test_a_filter_that_is_misspelled_or_doubled_shows_nothing(
+    standin: StandIn, query: str, code: str, words: str
+) -> None:
+    headers = standin.seat("read").headers
+    answer = await standin.client.get(f"/v1/jobs?{query}", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    (found,) = answer.json()["errors"]
+    name = query.partition("=")[0]
+    assert found["pointer"] == f"/query/{name}"
+    assert words in found["detail"]
+
+
 async def test_a_nul_in_a_filter_is_refused_before_the_ledger_sees_it(
     standin: StandIn,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import PROBLEMS, Problem
-from gateway.json_body import MAX_DEPTH, decode
+from gateway.json_body import MAX_DEPTH, MAX_VALUES, decode
 from tests.gateway.conftest import MAX_BODY, StandIn
 
 
@@ -55,6 +55,36 @@ def test_what_is_not_clean_json_is_refused_by_name(
     assert words in problem.detail
     expected = 422 if code == "nul_not_allowed" else 400
     assert PROBLEMS[problem.code].status == expected
+
+
+def test_doubled_keys_are_found_where_they_are() -> None:
+    problem = refused(
+        b'{"a": [1, {"x~/y": 1, "x~/y": 2}], "b": {"c": {"d": 1, "d": {}}}}'
+    )
+    assert [one["pointer"] for one in problem.findings] == ["/a/1/x~0~1y", "/b/c/d"]
+    assert problem.detail == "a.1.x~0~1y the key is there twice (and 1 more)"
+    many = b"[" + b",".join([b'{"a": 1, "a": 2}'] * 500) + b"]"
+    assert len(refused(many).findings) == 100
+
+
+def test_commas_and_brackets_of_texts_are_not_values() -> None:
+    text = ",[{" * MAX_VALUES + '\\"'
+    assert decode(json.dumps([text]).encode()) == [text]
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" + b"1," * MAX_VALUES + b"1]", b"[" + b"[[]]," * (MAX_VALUES // 2) + b"1]",
+             b'["' + b',\\"' * (2 * MAX_VALUES) + b'", ' + b"1," * MAX_VALUES + b"1]"]
+)  # fmt: skip
+def test_more_values_than_memory_is_given_for_are_not_decoded(body: bytes) -> None:
+    assert refused(body).code == "body_too_large"
+
+
+@pytest.mark.parametrize("unclosed", [b'"', b'"\\', b'"' + b'\\"' * 500_000])
+def test_looking_for_values_takes_no_longer_for_what_is_no_json(unclosed: bytes) -> None:
+    begun = time.perf_counter()
+    refused(b"[" * MAX_VALUES + b"," + unclosed + b",[" * 500_000)
+    assert time.perf_counter() - begun < 2
 
 
 def test_depth_up_to_the_limit_is_fine() -> None:

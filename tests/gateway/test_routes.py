@@ -276,6 +276,44 @@ async def test_jobs_are_listed_in_pages(live: Live) -> None:
     assert late.json()["data"] == []
 
 
+async def test_a_page_looks_at_so_many_jobs_and_says_where_to_go_on(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "SCANNED", 3)
+    seat = await live.seat("submit", "read")
+    wanted = str(await live.submitted(seat, metadata={"order": "first"}))
+    others = [str(await live.submitted(seat)) for _ in range(7)]
+    query = {"metadata.order": "first"}
+    pages, cursor = [], {}
+    while len(pages) < 10:
+        page = body_of(live, await get(live, "/v1/jobs", seat, **query, **cursor),
+                       "JobPage")  # fmt: skip
+        pages.append([one["id"] for one in page["data"]])
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert pages == [[], [], [wanted]]
+    assert cursor["cursor"] == others[1]
+
+
+async def test_a_list_is_narrowed_by_all_its_filters_at_once(live: Live) -> None:
+    seat = await live.seat("submit", "read")
+    made = [await live.submitted(seat, metadata={"n": str(n)}) for n in range(3)]
+    await live.fail(made[1])
+    shown = (await get(live, f"/v1/jobs/{made[1]}", seat)).json()
+    query = {"state": "failed", "chain": "summarize", "metadata.n": "1", "limit": 1}
+    before = "2026-01-01T00:00:00Z"
+    found = await get(live, "/v1/jobs", seat, **query, created_after=before)
+    assert body_of(live, found, "JobPage")["data"] == [shown]
+    for name, value in (
+        ("state", "queued"), ("chain", "other"), ("metadata.n", "2"),
+        ("metadata.m", "1"), ("batch", clock.uuid7()),
+        ("created_after", shown["created_at"][:-1] + "999Z"),
+    ):  # fmt: skip
+        other = await get(live, "/v1/jobs", seat, **{**query, name: value})
+        assert body_of(live, other, "JobPage")["data"] == [], name
+
+
 async def test_the_registry_is_listed(live: Live) -> None:
     seat = await live.seat("read")
     page = body_of(live, await get(live, "/v1/chains", seat), "ChainPage")
