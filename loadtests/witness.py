@@ -19,7 +19,11 @@ Call = dict[str, Any]
 
 @dataclass
 class Verdict:
-    """Everything that must be 0, and the numbers that must agree."""
+    """Everything that must be 0, and the numbers that must agree.
+
+    A killed process leaves as ambiguous what was cut, what it had claimed and not sent
+    yet, and what it had been answered and not committed yet; only the last is paid twice.
+    """
 
     accepted: int
     lost: int
@@ -29,6 +33,8 @@ class Verdict:
     paid_twice_unexplained: int
     cut_by_kills: int
     ambiguous: int
+    ambiguous_answered: int
+    ambiguous_unsent: int
     ambiguous_unexplained: int
     wrong_texts: int
 
@@ -68,8 +74,10 @@ async def judge(site: Site, posted: Posted) -> Verdict:
         ),
         cut_by_kills=len(cut),
         ambiguous=len(ambiguous),
+        ambiguous_answered=sum(seen.get(one) == "completed" for one in ambiguous),
+        ambiguous_unsent=sum(one not in seen for one in ambiguous),
         ambiguous_unexplained=len({_attempt(c) for c in cut} - ambiguous)
-        + sum(seen.get(attempt) == "refused" for attempt in ambiguous),
+        + sum(seen.get(one) == "refused" for one in ambiguous),
         wrong_texts=_wrong_texts(calls, shown),
     )
 

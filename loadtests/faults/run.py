@@ -14,7 +14,7 @@ from loadtests import witness
 from loadtests.drive import Posted, until
 from loadtests.site import Site, running
 
-LATENCY = "lognormal:0.6,1.5,0.2,2.0"
+LATENCY = "lognormal:1.1,1.9,0.2,2.0"
 """Seconds: median, 95th percentile, least and most."""
 
 Scenario = Callable[[Site, argparse.Namespace], Awaitable[Posted]]
