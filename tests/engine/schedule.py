@@ -264,6 +264,7 @@ class World:
         self.processes: list[Process] = []
         self.paid: Counter[StepKey] = Counter()
         self._to_come = jobs
+        self._thought_dead: set[UUID] = set()
         self._poison: StepKey | None = None
         self._called = asyncio.Event()
         self._watch = Watch(SILENT_S, clock=lambda: self.now)
@@ -345,8 +346,9 @@ class World:
         process.visits[visit] = key
 
     async def end_a_call(self) -> None:
-        """A provider answers, or does not; of one step's answer every process dies."""
-        calls = [(p, k) for p in self.living() for k, f in p.open.items() if not f.done()]
+        """A provider answers, or does not; a zombie first, before it hears that it is
+        one. Of one step's answer every process dies."""
+        calls = self._zombie_calls() or self._open_calls()
         if not calls:
             return
         process, key = self.random.choice(calls)
@@ -370,32 +372,31 @@ class World:
         self.now += seconds
         await pass_time(self.line.ledger, seconds, self.jobs)
         for process in self.living():
-            if not self.happens(0.4):
+            if not self.happens(0.6):
                 await self._beat(process)
         async with self.line.ledger.connection() as connection:
             server, observed = await workers.observe(connection)
         for one in self._watch.poll(server, observed):
             await workers.declare_dead(self.line.ledger, one.id, one.beat_no)
+            self._thought_dead.add(one.id)
 
     async def do_a_duty(self) -> None:
         """The scheduler does one of its duties."""
         await self._duty(self.random.choice(self._duties))
 
     async def kill_one(self) -> None:
-        """A process dies, mostly of a call."""
-        calling = [process for process in self.living() if process.open]
-        victims = calling or self.living()
-        for process in self.random.sample(victims, min(1, len(victims))):
+        """A process dies."""
+        for process in self._one_in_a_call():
             self.kill(process)
 
     async def freeze_one(self) -> None:
         """A process stops for a while, perhaps long enough to be thought dead."""
-        for process in self.random.sample(self.living(), min(1, len(self.living()))):
+        for process in self._one_in_a_call():
             process.frozen_until = self.now + self.random.uniform(5, 3 * SILENT_S)
 
     async def drain_one(self) -> None:
         """SIGTERM, and the grace is over before its calls are."""
-        for process in self.random.sample(self.living(), min(1, len(self.living()))):
+        for process in self._one_in_a_call():
             process.draining = True
             for key, call in process.open.items():
                 self.paid[key] += not call.done()
@@ -404,6 +405,22 @@ class World:
             with suppress(LedgerDown):
                 await workers.stop(self.line.ledger, process.worker)
             self.kill(process)
+
+    def _open_calls(self) -> list[tuple[Process, StepKey]]:
+        living = [(process, process.open) for process in self.living()]
+        return [(p, k) for p, calls in living for k, f in calls.items() if not f.done()]
+
+    def _zombie_calls(self) -> list[tuple[Process, StepKey]]:
+        return [
+            (process, key)
+            for process, key in self._open_calls()
+            if process.worker in self._thought_dead
+        ]
+
+    def _one_in_a_call(self) -> list[Process]:
+        """One living process, if there is one that can be hit in the middle of a call."""
+        calling = [process for process in self.living() if process.open]
+        return self.random.sample(calling, min(1, len(calling)))
 
     async def start_one(self) -> None:
         """Somebody starts a process where few are left."""
@@ -441,9 +458,12 @@ class World:
     # How it goes on.
 
     async def _calm(self) -> None:
+        self._to_come, self._poison = 0, None
         for process in self.processes:
             process.frozen_until = 0.0
-        self._to_come, self._poison = 0, None
+        while self._zombie_calls():
+            await self.end_a_call()
+            await self._settle()
         await replay(self._gateway, await self._open_letters(), "someone")
         for _ in range(CALM_ROUNDS):
             await self.start_one()
@@ -602,13 +622,13 @@ DUTIES: dict[str, Callable[[World, Runtime], Awaitable[object]]] = {
 
 ACTIONS: tuple[tuple[Callable[[World], Awaitable[None]], int], ...] = (
     (World.deliver, 30),
-    (World.end_a_call, 14),
-    (World.do_a_duty, 25),
+    (World.end_a_call, 8),
+    (World.do_a_duty, 36),
     (World.submit, 10),
-    (World.pass_time, 16),
+    (World.pass_time, 14),
     (World.start_one, 4),
-    (World.kill_one, 3),
-    (World.freeze_one, 3),
+    (World.kill_one, 2),
+    (World.freeze_one, 4),
     (World.purge, 1),
     (World.drain_one, 1),
     (World.cancel_one, 1),

@@ -12,7 +12,7 @@ from tests.engine.schedule import World
 
 pytestmark = pytest.mark.integration
 
-SCHEDULES = int(os.environ.get("LLMGINE_SCHEDULES", "10"))
+SCHEDULES = int(os.environ.get("LLMGINE_SCHEDULES", "16"))
 FIRST_SEED = int(os.environ.get("LLMGINE_FIRST_SEED", "1"))
 """More of them by hand: LLMGINE_SCHEDULES=1000 pytest -k random_schedule."""
 
