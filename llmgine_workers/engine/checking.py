@@ -57,6 +57,9 @@ class ChosenChains:
     async def of(self, request: JobRequest) -> Chosen:
         """The chain that a request names or brings; Refusal if there is none."""
         if request.tool is not None:
+            unknown = _unknown_tool(self._rt, request.tool)
+            if unknown:
+                raise _refusal("unknown_tool", "/tool", unknown)
             chain = single_tool_chain(request.tool, dict(request.arguments))
             return self._made(chain, "/tool")
         if isinstance(request.chain, str):
@@ -121,6 +124,7 @@ def check(
         facts = JobFacts(str(job), dict(request.metadata))
         first = plan(chain, inputs, {}, facts, frozenset())
         steps = tuple(new_step(step, rt.models, max_attempts) for step in first.ready)
+        filled = as_json(inputs)
     except (PlanFailed, StepFailed) as error:
         raise _refusal("invalid_input", _what(request), str(error)) from None
     return NewJob(
@@ -136,7 +140,7 @@ def check(
         max_cost=_micro(options.max_cost_usd),
         metadata=request.metadata,
         steps_total=chosen.steps_total,
-        inputs=as_json(inputs),
+        inputs=filled,
         steps=steps,
         skipped=first.skipped,
     )
@@ -166,10 +170,15 @@ def _unrunnable(rt: Runtime, steps: Iterable[StepFacts], place: str) -> Iterator
 def _check_step(rt: Runtime, step: StepFacts) -> None:
     if step.kind == "llm":
         rt.models.candidates(step.models)
-    elif step.tool not in rt.tools:
-        close = difflib.get_close_matches(step.tool or "", rt.tools, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise Refusal("unknown_tool", f"no tool {step.tool!r}{hint}")
+    elif unknown := _unknown_tool(rt, step.tool or ""):
+        raise Refusal("unknown_tool", unknown)
+
+
+def _unknown_tool(rt: Runtime, name: str) -> str | None:
+    if name in rt.tools:
+        return None
+    close = difflib.get_close_matches(name, rt.tools, 1)
+    return f"no tool {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
 
 
 def _what(request: JobRequest) -> str:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_BATCH = 1000
 """Jobs in one batch (interface section 2)."""
 
+MAX_BATCH_BYTES = 64 * 1024**2
+"""Inputs and rendered first requests of a batch: templates can make much of little."""
+
 _AT_ONCE = 50
 """Jobs of a batch that are looked at, or told of, before others get their turn."""
 
@@ -116,12 +119,17 @@ async def _checked(
     rt: Runtime, tenant: str, requests: Sequence[JobRequest], chosen: ChosenChains
 ) -> list[NewJob]:
     ids = sorted(clock.uuid7() for _ in requests)
-    made, findings = [], []
+    made, findings, size = [], [], 0
     for n, (job, request) in enumerate(zip(ids, requests, strict=True)):
         try:
             made.append(check(rt, tenant, request, await chosen.of(request), job))
+            size += _size(made[-1])
         except Refusal as refusal:
             findings += [_of_job(n, finding) for finding in refusal.findings]
+        if size > MAX_BATCH_BYTES:
+            raise Refusal(
+                "batch_too_large", f"its requests have more than {MAX_BATCH_BYTES} bytes"
+            )
         if len(findings) > MAX_FINDINGS:
             break
         if n % _AT_ONCE == 0:
@@ -129,6 +137,10 @@ async def _checked(
     if findings:
         raise _refusal_of_all(findings)
     return made
+
+
+def _size(job: NewJob) -> int:
+    return len(job.inputs) + sum(len(step.request) for step in job.steps)
 
 
 def _of_job(n: int, finding: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,6 +144,26 @@ async def test_a_thousand_bad_jobs_are_not_all_told(line: Line) -> None:
     assert 100 < len(told.findings) < 110
 
 
+async def test_a_batch_that_templates_blow_up_is_refused(line: Line) -> None:
+    large = chain(llm("draft", "{{ inputs.text }} " * 200), inputs={"text": {}})
+    requests = [JobRequest(chain=large, inputs={"text": "x" * 10_000})] * 40
+    told = await refusal(line, *requests)
+    assert (told.code, told.findings) == ("batch_too_large", ())
+
+
+async def test_a_tool_that_could_never_be_named_is_unknown(line: Line) -> None:
+    for name in ("shot", "{{ inputs.text }}", "\N{SNOWMAN}", "a b", "x" * 200):
+        told = await refusal(line, JobRequest(tool=name))
+        assert told.findings[0]["pointer"] == "/jobs/0/tool"
+        assert told.code == "unknown_tool"
+
+
+async def test_inputs_too_large_to_be_stored_are_refused(line: Line) -> None:
+    what = chain(llm("draft", "x"), inputs={"text": {}})
+    told = await refusal(line, JobRequest(chain=what, inputs={"text": "x" * 5_000_000}))
+    assert [one["pointer"] for one in told.findings] == ["/jobs/0/inputs"]
+
+
 async def test_the_same_key_finds_the_first_batch(line: Line) -> None:
     owner = tenant()
     first = await submit_batch(line.rt, owner, [request()], KEY)

@@ -73,7 +73,8 @@ def test_commas_and_brackets_of_texts_are_not_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"[" + b"1," * MAX_VALUES + b"1]", b"[" + b"[[]]," * (MAX_VALUES // 2) + b"1]",
+    "body", [b"[" + b"1," * MAX_VALUES + b"1]",
+             b"[" + b"[[]]," * (MAX_VALUES // 2) + b"1]",
              b'["' + b',\\"' * (2 * MAX_VALUES) + b'", ' + b"1," * MAX_VALUES + b"1]"]
 )  # fmt: skip
 def test_more_values_than_memory_is_given_for_are_not_decoded(body: bytes) -> None:

@@ -284,7 +284,8 @@ async def test_a_page_looks_at_so_many_jobs_and_says_where_to_go_on(
     wanted = str(await live.submitted(seat, metadata={"order": "first"}))
     others = [str(await live.submitted(seat)) for _ in range(7)]
     query = {"metadata.order": "first"}
-    pages, cursor = [], {}
+    pages: list[list[str]] = []
+    cursor: dict[str, str] = {}
     while len(pages) < 10:
         page = body_of(live, await get(live, "/v1/jobs", seat, **query, **cursor),
                        "JobPage")  # fmt: skip
