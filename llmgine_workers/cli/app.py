@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from llmgine_workers.cli import api_keys, chain_commands, dlq, operate, run, terminal, use
+from llmgine_workers.cli import (
+    api_keys,
+    chain_commands,
+    dlq,
+    job_lists,
+    operate,
+    pools,
+    run,
+    terminal,
+    use,
+)
 from llmgine_workers.cli.endings import conclude
 from llmgine_workers.cli.exits import Exit
 from llmgine_workers.cli.invocation import Invocation
@@ -79,10 +89,11 @@ def _register() -> None:
     panel = "Use"
     app.command(rich_help_panel=panel)(use.submit)
     app.command(rich_help_panel=panel)(use.watch)
-    app.add_typer(use.jobs, name="jobs", rich_help_panel=panel)
+    app.add_typer(job_lists.jobs, name="jobs", rich_help_panel=panel)
     app.add_typer(chain_commands.commands, name="chains", rich_help_panel=panel)
     panel = "Operate"
     app.command(rich_help_panel=panel)(operate.status)
+    app.add_typer(pools.commands, name="pools", rich_help_panel=panel)
     app.add_typer(dlq.commands, name="dlq", rich_help_panel=panel)
     app.add_typer(api_keys.commands, name="keys", rich_help_panel=panel)
     app.command(rich_help_panel=panel)(operate.prune)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FILE = re.compile(r".*\.(ya?ml|json)|.*/.*", re.S)
 _WAIT_S = 60  # the longest the gateway holds an answer back
 
-jobs = typer.Typer(no_args_is_help=True, help="Look at jobs.")
+jobs = typer.Typer(no_args_is_help=True, help="Look at jobs, and cancel them.")
 
 WhatArgument = Annotated[
     str, typer.Argument(metavar="CHAIN|FILE|tool:NAME", help="What to run.")
@@ -86,14 +86,14 @@ def submit(  # noqa: PLR0913 - a command's options are its parameters
         "metadata": values.texts("--metadata", metadata or ()),
         "options": {name: value for name, value in options.items() if value is not None},
     }
-    _with_api(context, lambda api: _submit(api, _Ask(body, watch, wait, as_json)))
+    with_api(context, lambda api: _submit(api, _Ask(body, watch, wait, as_json)))
 
 
 def watch(
     context: typer.Context, job: JobArgument, *, as_json: JsonOption = False
 ) -> None:
     """Follow a job: tokens as they come, its steps and its cost."""
-    _with_api(context, lambda api: _follow(api, job, as_json=as_json))
+    with_api(context, lambda api: _follow(api, job, as_json=as_json))
 
 
 @jobs.command()
@@ -107,7 +107,7 @@ def show(
     """Show a job, or one of its steps with its attempts."""
     from llmgine_workers.cli import shown
 
-    found = _with_api(context, lambda api: api.get(_path(job, step)))
+    found = with_api(context, lambda api: api.get(path(job, step)))
     if as_json:
         terminal.say_json(found)
     elif step:
@@ -123,14 +123,15 @@ def steps(
     """List a job's steps."""
     from llmgine_workers.cli import shown
 
-    found = _with_api(context, lambda api: _all_steps(api, job))
+    found = with_api(context, lambda api: _all_steps(api, job))
     if as_json:
         terminal.say_json({"data": found})
     else:
         shown.steps(found)
 
 
-def _with_api(context: typer.Context, work: Any) -> Any:
+def with_api(context: typer.Context, work: Any) -> Any:
+    """Do one piece of work with an open connection to the gateway."""
     from llmgine_workers.cli.api import Access, connected
 
     access = Access.found(invocation.of(context).environ)
@@ -172,7 +173,7 @@ async def _submit(api: Api, ask: _Ask) -> None:
 
 async def _ended(api: Api, job: dict[str, Any]) -> dict[str, Any]:
     while job["state"] not in ("succeeded", "failed", "cancelled"):
-        job = await api.get(_path(job["id"]), wait=_WAIT_S)
+        job = await api.get(path(job["id"]), wait=_WAIT_S)
     return job
 
 
@@ -187,7 +188,7 @@ async def _follow(api: Api, job: str, *, as_json: bool) -> None:
             terminal.say(terminal.as_json(event))
         elif told:
             terminal.stream(told)
-    ended = await api.get(_path(job))
+    ended = await api.get(path(job))
     if not as_json and transcript.outcome is None:  # nothing was left to stream
         _conclude(ended, as_json=False)
     _raise_unless_succeeded(ended)
@@ -221,15 +222,16 @@ async def _all_steps(api: Api, job: str) -> list[Any]:
     cursor: str | None = None
     while True:
         params = {"cursor": cursor} if cursor else {}
-        page = await api.get(f"{_path(job)}/steps", **params)
+        page = await api.get(f"{path(job)}/steps", **params)
         found += page["data"]
         cursor = page.get("next_cursor")
         if not cursor:
             return found
 
 
-def _path(job: str, step: str | None = None) -> str:
+def path(job: str, step: str | None = None) -> str:
+    """The address of a job, or of one of its steps."""
     from urllib.parse import quote
 
-    path = f"/v1/jobs/{quote(job, safe='')}"
-    return f"{path}/steps/{quote(step, safe='')}" if step else path
+    found = f"/v1/jobs/{quote(job, safe='')}"
+    return f"{found}/steps/{quote(step, safe='')}" if step else found

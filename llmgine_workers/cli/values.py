@@ -50,6 +50,25 @@ def texts(option: str, written: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def moment(option: str, text: str) -> str:
+    """An age (`2h`) or a time with its zone, as RFC 3339. Usage if it is neither."""
+    from datetime import datetime, timedelta
+
+    from chains import duration
+    from llmgine_workers import clock
+
+    try:
+        at = clock.now() - timedelta(seconds=duration.seconds(text))
+    except (ValueError, OverflowError):
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            raise Usage(f"{option} {text[:60]}: write 2h, or RFC 3339") from None
+    if at.tzinfo is None:
+        raise Usage(f"{option} {text[:60]}: a time needs its zone, such as Z")
+    return str(clock.rfc3339(at))
+
+
 def _content(name: str, value: str) -> str:
     """The value itself, or the text of the file it names; `@-` is standard input."""
     if not value.startswith("@"):
