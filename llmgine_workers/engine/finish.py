@@ -28,8 +28,9 @@ from llmgine_workers.engine import tell
 from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Failure, Refusal, StepFailed
-from llmgine_workers.ledger import jobs, steps
+from llmgine_workers.ledger import history, jobs, steps
 from llmgine_workers.ledger.connection import Connection, while_away
+from llmgine_workers.ledger.history import History
 from llmgine_workers.ledger.records import Billed, Finish, LockedJob, NewStep
 
 if TYPE_CHECKING:
@@ -185,11 +186,9 @@ async def go_on(
     rt: Runtime, connection: Connection, job: LockedJob, chain: Chain, told: Consequence
 ) -> None:
     """Plan and write what the plan says; an error in it fails the job, not the result."""
-    stored = await steps.results(connection, job.id)
-    known = frozenset(await steps.paths(connection, job.id))
-    inputs = await steps.inputs(connection, job.id) or "{}"
+    past = await history.read(connection, job.id)
     try:
-        next_up = _plan(job, chain, inputs, stored, known)
+        next_up = _plan(job, chain, past)
         fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
         output = as_json(next_up.output) if next_up.finished else ""
     except Exception as error:  # a bug of ours must not cost the result either
@@ -205,23 +204,18 @@ async def go_on(
         told.end = "succeeded"
 
 
-def _plan(
-    job: LockedJob,
-    chain: Chain,
-    inputs: str,
-    stored: Mapping[str, tuple[steps.Ended, str | None]],
-    known: frozenset[str],
-) -> Plan:
+def _plan(job: LockedJob, chain: Chain, past: History) -> Plan:
     fallbacks = {step.path: step for step in steps_of(chain)}
     finished = {
         path: _result(state, body, fallbacks[path].fallback)
-        for path, (state, body) in stored.items()
+        for path, (state, body) in past.results.items()
     }
     about = JobFacts(str(job.id), dict(job.metadata))
-    return plan(chain, orjson.loads(inputs), finished, about, known)
+    inputs = orjson.loads(past.inputs or "{}")
+    return plan(chain, inputs, finished, about, past.known)
 
 
-def _result(state: steps.Ended, body: str | None, fallback: Any) -> StepResult:
+def _result(state: history.Ended, body: str | None, fallback: Any) -> StepResult:
     if state == "failed":
         return StepResult("failed", fallback, None, None)
     stored: Mapping[str, Any] = orjson.loads(body) if body else {}

@@ -11,7 +11,7 @@ from chains import Chain, steps_of
 from llmgine_workers.engine import finish, tell
 from llmgine_workers.engine.finish import Consequence
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import jobs, letters, steps
+from llmgine_workers.ledger import history, jobs, letters
 from llmgine_workers.ledger import replay as ledger_replay
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ async def _reopened(
         missing = _missing_tools(rt, chain)
         if missing:
             return f"the tool {missing} does not exist any more"
-        if await steps.inputs(connection, job_id) is None:
+        if (await history.read(connection, job_id)).inputs is None:
             return "its inputs are no longer kept"
         if not await ledger_replay.close_letter(connection, letter, "replayed", by):
             return "somebody else has just replayed it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 from uuid import UUID
 
 from llmgine_workers import clock
@@ -17,8 +16,6 @@ from llmgine_workers.ledger.records import (
     Released,
     StepKey,
 )
-
-Ended = Literal["succeeded", "failed", "skipped"]
 
 _READ = """
 select s.state = 'queued' and j.state = 'active' and j.ending is null
@@ -102,11 +99,17 @@ update steps set state = 'waiting', wake_at = now() + $4 * interval '1 second',
 where job_id = $1 and path = $2 and fence = $3 and state = 'running'
 """
 
-_SETTLE = """
-update steps set state = $4, failure = $5, finish_reason = $6, worker = null,
-    finished_at = now()
-where job_id = $1 and path = $2 and fence = $3 and state = 'running'
-returning true
+_SETTLE = f"""
+with attempt as ({_CLOSE}), step as (
+    update steps set state = $15, failure = $5, finish_reason = $16, worker = null,
+        finished_at = now()
+    where job_id = $1 and path = $2 and fence = $17 and state = 'running'
+    returning true as ours
+), payload as (
+    insert into payloads (job_id, path, kind, body)
+    select $1, $2, 'output', $18::text from step where $18::text is not null
+)
+select ours from step
 """
 
 _GIVE_BACK = """
@@ -203,9 +206,14 @@ async def write_attempt(
     failure: Failure | None,
 ) -> None:
     """Close the attempt's row with what was billed."""
+    await connection.execute(_CLOSE, *_closing(held, state, billed, failure))
+
+
+def _closing(
+    held: Claim, state: str, billed: Billed, failure: Failure | None
+) -> tuple[object, ...]:
     usage = billed.usage
-    await connection.execute(
-        _CLOSE,
+    return (
         held.key.job, held.key.path, held.n, state,
         failure.as_dict() if failure else None, billed.status, billed.request_id,
         usage.input_tokens, usage.cached_input_tokens, usage.output_tokens,
@@ -254,21 +262,18 @@ async def retry_later(
 
 
 async def settle(connection: Connection, finish: Finish, state: str) -> bool:
-    """Rows 7 and 10: end a running step under the job's lock. False: a stale fence."""
-    held, failure = finish.claim, finish.failure
-    await write_attempt(connection, held, finish.state, finish.billed, failure)
-    ours = await connection.fetchval(
-        _SETTLE,
-        held.key.job, held.key.path, held.fence, state,
-        failure.as_dict() if failure else None, finish.finish_reason,
+    """Rows 7 and 10: end a running step under the job's lock, in one statement.
+
+    False for a stale fence: then only the attempt's row was written (row 20).
+    """
+    held = finish.claim
+    return bool(
+        await connection.fetchval(
+            _SETTLE,
+            *_closing(held, finish.state, finish.billed, finish.failure),
+            state, finish.finish_reason, held.fence, finish.output,
+        )
     )  # fmt: skip
-    if ours and finish.output is not None:
-        await connection.execute(
-            "insert into payloads (job_id, path, kind, body) "
-            "values ($1, $2, 'output', $3)",
-            held.key.job, held.key.path, finish.output,
-        )  # fmt: skip
-    return bool(ours)
 
 
 async def was_settled(connection: Connection, held: Claim) -> bool:
@@ -289,34 +294,6 @@ async def give_back(ledger: Ledger, claims: Sequence[Claim], attempt_state: str)
             await connection.execute(
                 _GIVE_BACK, held.key.job, held.key.path, held.fence, attempt_state
             )
-
-
-async def results(
-    connection: Connection, job: UUID
-) -> dict[str, tuple[Ended, str | None]]:
-    """Every finished step of a job: path -> (state, output JSON)."""
-    rows = await connection.fetch(
-        "select s.path, s.state, p.body from steps s left join payloads p "
-        "on p.job_id = s.job_id and p.path = s.path and p.kind = 'output' "
-        "where s.job_id = $1 and s.state in ('succeeded', 'skipped', 'failed')",
-        job,
-    )
-    return {row["path"]: (row["state"], row["body"]) for row in rows}
-
-
-async def paths(connection: Connection, job: UUID) -> set[str]:
-    """Every step of a job that the ledger knows."""
-    rows = await connection.fetch("select path from steps where job_id = $1", job)
-    return {row["path"] for row in rows}
-
-
-async def inputs(connection: Connection, job: UUID) -> str | None:
-    """The job's inputs as JSON; None when they are no longer kept."""
-    body = await connection.fetchval(
-        "select body from payloads where job_id = $1 and path = '' and kind = 'inputs'",
-        job,
-    )
-    return body and str(body)
 
 
 async def unrelease(ledger: Ledger, released: Sequence[Released]) -> None:

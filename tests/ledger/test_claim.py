@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import jobs, steps, workers
+from llmgine_workers.ledger import history, jobs, steps, workers
 from llmgine_workers.ledger.records import Claim, Finish, StepKey
 from tests.ledger.rows import OVERLOADED, PAID, Place
 
@@ -237,7 +237,7 @@ async def test_a_stale_fence_writes_its_bill_and_nothing_else(place: Place) -> N
     assert new["state"] == "started"
     assert await place.settle(owner, output='"of the owner"')
     async with place.ledger.connection() as connection:
-        assert (await steps.results(connection, key.job))["draft"] == (
+        assert (await history.read(connection, key.job)).results["draft"] == (
             "succeeded",
             '"of the owner"',
         )

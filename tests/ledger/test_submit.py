@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import jobs, release, steps
+from llmgine_workers.ledger import history, jobs, release, steps
 from llmgine_workers.ledger.idempotency import KeyTaken
 from llmgine_workers.ledger.records import StepKey
 from tests.ledger.rows import Place
@@ -34,8 +34,9 @@ async def test_a_submit_writes_job_steps_and_payloads_together(place: Place) -> 
     assert (b["state"], b["released_at"] is None) == ("queued", True)
     assert c["state"] == "skipped"
     async with place.ledger.connection() as connection:
-        assert await steps.inputs(connection, job.id) == '{"text": "x"}'
-        assert await steps.paths(connection, job.id) == {"a", "b", "c"}
+        past = await history.read(connection, job.id)
+    assert past.inputs == '{"text": "x"}'
+    assert past.known == {"a", "b", "c"}
     hinted = await steps.read(place.ledger, StepKey(job.id, "a"))
     assert hinted is not None
     assert hinted.request == '{"messages": []}'
