@@ -1,0 +1,140 @@
+"""Everything driven by time, run as the scheduler runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+import pytest
+
+from llmgine_workers import scheduler
+from llmgine_workers.engine.hints import Hints
+from llmgine_workers.ledger import steps
+from llmgine_workers.ledger.connection import Ledger, LedgerDown
+from llmgine_workers.ledger.migrate import migrate
+from llmgine_workers.prices import Prices
+from llmgine_workers.runtime import Runtime
+from tests.engine.line import Line, chain, key, llm, open_line, until
+from tests.ledger.rows import REJECTED
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+async def migrated(postgres_url: str) -> AsyncIterator[Ledger]:
+    """Apart: a scheduler does its duties for every job there is."""
+    ledger = Ledger(postgres_url, "scheduler_test")
+    await migrate(ledger)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def line(migrated: Ledger, redis_url: str) -> AsyncIterator[Line]:
+    async with open_line(migrated, redis_url, Prices({})) as line:
+        yield line
+
+
+@asynccontextmanager
+async def scheduling(rt: Runtime) -> AsyncIterator[None]:
+    """A scheduler at work, with its hints on their way."""
+    tasks = [asyncio.create_task(scheduler.run(rt)), asyncio.create_task(rt.hints.run())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+def hinted(line: Line) -> Counter[str]:
+    """How often each step was hinted at, by its task's id."""
+    return Counter(m.id for m in line.broker.queues[f"{line.rt.prefix}.openai"])
+
+
+def test_every_row_that_time_drives_is_a_duty(line: Line) -> None:
+    every_s = {name: seconds for name, seconds, _ in scheduler.duties(line.rt)}
+    assert every_s["release openai"] == every_s["release tools"] == 0.1
+    assert {"lost hints openai", "lost hints anthropic", "lost hints tools"} <= set(
+        every_s
+    )
+    assert max(every_s[n] for n in ("wake", "lost steps", "expire", "endings")) <= 1.0
+    assert every_s["watch workers"] <= 3.0, "a rarer look is no observation"
+
+
+async def test_what_is_held_waits_or_has_ended_is_seen_to(line: Line) -> None:
+    fresh = await line.submit(chain(llm("draft")))
+    waiting = await line.submit(chain(llm("draft")))
+    await steps.wait(line.ledger, key(waiting), 0.0, "limit", "used up")
+    expired = await line.submit(chain(llm("draft")), timeout_s=60.0)
+    await line.place.age(61, expired)
+    failed = await line.submit(chain(llm("draft")))
+    taken = await line.place.end(failed, "failed", REJECTED)
+
+    async with scheduling(line.rt):
+        await until(lambda: len(hinted(line)) == 2, "both steps are hinted at")
+
+        async def is_failed() -> bool:
+            return bool((await line.place.job_row(expired))["state"] == "failed")
+
+        await until(is_failed, "the expired job has failed")
+        dead = line.broker.queues[f"{line.rt.prefix}.dead"]
+        await until(
+            lambda: str(taken.letter) in {m.id for m in dead}, "its letter is mirrored"
+        )
+    assert await line.states(fresh) == await line.states(waiting) == {"draft": "queued"}
+
+
+async def test_two_schedulers_hint_at_every_step_once(line: Line) -> None:
+    other = replace(line.rt, hints=Hints(line.broker, line.ledger, line.rt.prefix))
+    jobs = [await line.submit(chain(llm("draft"))) for _ in range(60)]
+    async with scheduling(line.rt), scheduling(other):
+        await until(lambda: len(hinted(line)) >= len(jobs), "all are hinted at")
+        await line.rt.hints.drain()
+        await other.hints.drain()
+    assert set(hinted(line).values()) == {1}
+
+
+async def runs(duty: scheduler.Duty) -> asyncio.Task[None]:
+    return asyncio.create_task(scheduler._each("a duty", 0.0, duty))
+
+
+async def test_a_bug_in_a_duty_is_said_and_survived(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls = 0
+
+    async def broken() -> None:
+        nonlocal calls
+        calls += 1
+        raise ZeroDivisionError
+
+    running = await runs(broken)
+    await until(lambda: calls >= 3, "it is tried again and again")
+    running.cancel()
+    assert "a duty failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_store_that_is_away_is_said_once_and_tried_until_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    calls = 0
+
+    async def away_at_first() -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 5:
+            raise LedgerDown("the ledger does not answer")
+
+    running = await runs(away_at_first)
+    await until(lambda: calls >= 8, "it goes on")
+    running.cancel()
+    assert caplog.text.count("the ledger does not answer") == 1
