@@ -117,6 +117,7 @@ class Hostile:
         return client.build_request(chance.choice(METHODS), address, headers=headers)
 
 
+@pytest.mark.timeout(60 + COUNT)
 async def test_hostile_requests_are_answered_and_never_by_a_defect(live: Live) -> None:
     seat = await live.seat("submit", "read", "payloads", "operate")
     hostile = Hostile(str(await live.submitted(seat)))
