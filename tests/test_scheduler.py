@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmgine_workers import scheduler
+from llmgine_workers import clock, scheduler
 from llmgine_workers.engine.hints import Hints
 from llmgine_workers.ledger import steps
 from llmgine_workers.ledger.connection import Ledger, LedgerDown
@@ -78,7 +78,8 @@ async def test_what_is_held_waits_or_has_ended_is_seen_to(line: Line) -> None:
     taken = await line.place.end(failed, "failed", REJECTED)
 
     async with scheduling(line.rt):
-        await until(lambda: len(hinted(line)) == 2, "both steps are hinted at")
+        tasks = {str(clock.task_id(job, "draft", 0)) for job in (fresh, waiting)}
+        await until(lambda: tasks <= set(hinted(line)), "both steps are hinted at")
 
         async def is_failed() -> bool:
             return bool((await line.place.job_row(expired))["state"] == "failed")
@@ -95,7 +96,8 @@ async def test_two_schedulers_hint_at_every_step_once(line: Line) -> None:
     other = replace(line.rt, hints=Hints(line.broker, line.ledger, line.rt.prefix))
     jobs = [await line.submit(chain(llm("draft"))) for _ in range(60)]
     async with scheduling(line.rt), scheduling(other):
-        await until(lambda: len(hinted(line)) >= len(jobs), "all are hinted at")
+        tasks = {str(clock.task_id(job, "draft", 0)) for job in jobs}
+        await until(lambda: tasks <= set(hinted(line)), "all are hinted at")
         await line.rt.hints.drain()
         await other.hints.drain()
     assert set(hinted(line).values()) == {1}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 
 import pytest
 
 from llmgine_workers.ledger import connection, release
+from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.ledger.migrate import migrate
 from tests.engine.line import Line
 from tests.engine.schedule import World
 
@@ -15,6 +18,15 @@ pytestmark = pytest.mark.integration
 SCHEDULES = int(os.environ.get("LLMGINE_SCHEDULES", "16"))
 FIRST_SEED = int(os.environ.get("LLMGINE_FIRST_SEED", "1"))
 """More of them by hand: LLMGINE_SCHEDULES=1000 pytest -k random_schedule."""
+
+
+@pytest.fixture(scope="module")
+async def migrated(postgres_url: str) -> AsyncIterator[Ledger]:
+    """Apart: a pool is one, and here it has to be empty at first."""
+    ledger = Ledger(postgres_url, "schedules_test")
+    await migrate(ledger)
+    yield ledger
+    await ledger.close()
 
 
 @pytest.fixture(autouse=True)
