@@ -85,9 +85,10 @@ async def test_what_is_held_waits_or_has_ended_is_seen_to(line: Line) -> None:
             return bool((await line.place.job_row(expired))["state"] == "failed")
 
         await until(is_failed, "the expired job has failed")
-        dead = line.broker.queues[f"{line.rt.prefix}.dead"]
+        dead = f"{line.rt.prefix}.dead"
         await until(
-            lambda: str(taken.letter) in {m.id for m in dead}, "its letter is mirrored"
+            lambda: str(taken.letter) in {m.id for m in line.broker.queues[dead]},
+            "its letter is mirrored",
         )
     assert await line.states(fresh) == await line.states(waiting) == {"draft": "queued"}
 

@@ -67,6 +67,8 @@ class Ledger:
             async with pool.acquire(timeout=STATEMENT_TIMEOUT_S) as connection:
                 yield connection
         except _AWAY as error:
+            if isinstance(error, asyncpg.InterfaceError) and _is_ours(error):
+                raise
             raise LedgerDown(f"the ledger does not answer: {_name(error)}") from error
 
     @asynccontextmanager
@@ -129,6 +131,11 @@ async def while_away(action: Callable[[], Awaitable[Result]]) -> Result:
         except LedgerDown:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def _is_ours(error: asyncpg.InterfaceError) -> bool:
+    """A value or a number of arguments that a statement does not take: no outage."""
+    return isinstance(error, ValueError) or "server expects" in str(error)
 
 
 def _name(error: BaseException) -> str:
