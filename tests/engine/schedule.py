@@ -12,48 +12,36 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    nullcontext,
-    suppress,
-)
-from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 from uuid import UUID, uuid4
 
-from llmgine_workers import clock
 from llmgine_workers.engine import upkeep
-from llmgine_workers.engine.heartbeat import Heartbeat
-from llmgine_workers.engine.hints import Hints
 from llmgine_workers.engine.pools import Pools
 from llmgine_workers.engine.registry import Chains
 from llmgine_workers.engine.replay import replay
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.engine.submit import JobRequest, Options, submit
 from llmgine_workers.engine.watch import Watch
-from llmgine_workers.ephemeral.connection import EphemeralDown
-from llmgine_workers.ephemeral.signals import Signals
 from llmgine_workers.ledger import release, sweep, workers
-from llmgine_workers.ledger.connection import Connection, Ledger, LedgerDown
-from llmgine_workers.ledger.records import Released, StepKey
-from llmgine_workers.llm import LlmAnswer, LlmRequest, OnDelta
-from llmgine_workers.resilience.admission import Admission, Admitted, Verdict, Wait
-from llmgine_workers.resilience.limits import Reserved
+from llmgine_workers.ledger.connection import LedgerDown
+from llmgine_workers.ledger.records import StepKey
 from llmgine_workers.runtime import Runtime
-from llmgine_workers.worker_runtime import WorkerRuntime
+from tests.engine.broken import Broken, judged
 from tests.engine.line import Line, chain, llm, parallel
-from tests.engine.stand_ins import MemoryBroker, answer, failing
+from tests.engine.stand_ins import answer, failing
+from tests.engine.trouble import (
+    Killed,
+    Lossy,
+    Moody,
+    NoHeart,
+    Process,
+    Queue,
+    Unreliable,
+    Whispered,
+)
 from tests.ledger.rows import pass_time
 
 POOL = "openai"
@@ -63,187 +51,6 @@ LONGEST_STEP_S = SILENT_S / 6
 
 CALM_ROUNDS = 60
 SLOTS = 2
-
-
-class Killed(BaseException):
-    """The process is gone: nothing of ours may catch this."""
-
-
-@dataclass
-class Broken:
-    """What the protocol promises never to happen."""
-
-    stuck: list[UUID] = field(default_factory=list)
-    overpaid: list[StepKey] = field(default_factory=list)
-    wrong_letters: list[UUID] = field(default_factory=list)
-    leftovers: list[StepKey] = field(default_factory=list)
-    open_attempts: list[StepKey] = field(default_factory=list)
-    wrong_winners: list[StepKey] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return any(getattr(self, one.name) for one in fields(self))
-
-
-class Unreliable(Ledger):
-    """The ledger as one process sees it: silent before or after the commit, or gone."""
-
-    def __init__(self, world: World, of: Process | None) -> None:
-        ledger = world.line.ledger
-        super().__init__(ledger.url, ledger.schema)
-        self._world = world
-        self._of = of
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the line's own ledger, with trouble on both sides of it."""
-        self._may_be_gone()
-        if self._world.happens(0.02):
-            raise LedgerDown("no answer")
-        async with self._world.line.ledger.connection() as connection:
-            yield connection
-        if self._of and self._world.happens(0.01):
-            self._world.kill(self._of)
-        self._may_be_gone()
-        if self._world.happens(0.03):
-            raise LedgerDown("the answer was lost")
-
-    def _may_be_gone(self) -> None:
-        if self._of and self._of.dead:
-            raise Killed
-
-
-class Lossy(Hints):
-    """What is offered arrives, or gets lost, or arrives twice; or its sender dies."""
-
-    def __init__(self, world: World, of: Process | None) -> None:
-        super().__init__(world.line.broker, world.line.ledger, world.line.rt.prefix)
-        self._world = world
-        self._of = of
-
-    def offer(self, released: Sequence[Released]) -> None:
-        """Between commit and publish: now or never."""
-        if self._of and self._world.happens(0.1):
-            self._world.kill(self._of)
-            raise Killed
-        for one in released:
-            copies = self._world.random.choices((0, 1, 2), (15, 75, 10))[0]
-            self._world.hints += [one.key] * (copies if self._world.chaos else 1)
-
-
-class Queue(MemoryBroker):
-    """The scheduler sees how many hints are ready, or that the broker is away."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.line.rt.prefix)
-        self._world = world
-
-    async def depth(self, queue: str) -> int | None:
-        """The length of the queue."""
-        return None if self._world.happens(0.1) else len(self._world.hints)
-
-
-class Whispered(Signals):
-    """Cancel signals that half of the time nobody hears."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__(world.line.ephemeral)
-        self._world = world
-
-    async def cancel(self, job: UUID, paths: Iterable[str] | None) -> None:
-        """Told to all, or Redis is away."""
-        if self._world.happens(0.5):
-            raise EphemeralDown("away")
-        for process in self._world.living():
-            process.presence.stop_job(job, "job ending")
-
-
-class Moody(Admission):
-    """A gate that sends one in ten away."""
-
-    world: World
-
-    async def room(self, provider: str, at_most: int) -> int:
-        """Nothing, at times."""
-        return 0 if self.world.happens(0.1) else at_most
-
-    async def ask(self, provider: str, model: str) -> Verdict:
-        """Admitted, mostly."""
-        if self.world.happens(0.1):
-            until = clock.now() + timedelta(seconds=20)
-            return Wait("limit", "used up", until, self.world.random.uniform(1, 20))
-        return Admitted(provider, model, Reserved((), (), None), None)
-
-    async def settle(
-        self, admitted: Admitted, outcome: str, *, retry_after_s: float | None = None
-    ) -> None:
-        """Nothing is counted."""
-
-    async def refund(self, admitted: Admitted) -> None:
-        """Nothing is counted."""
-
-
-class NoHeart(Heartbeat):
-    """The schedule itself says when a process beats."""
-
-    def __init__(self) -> None:
-        """Open nothing."""
-
-    def start(self, worker: UUID) -> None:
-        """Nothing to start."""
-
-
-@dataclass(kw_only=True)
-class Process(WorkerRuntime):
-    """One worker process, which may die and freeze."""
-
-    dead: bool = False
-    frozen_until: float = 0.0
-    called: asyncio.Event
-    open: dict[StepKey, asyncio.Future[LlmAnswer]] = field(default_factory=dict)
-    visits: dict[asyncio.Task[Any], StepKey] = field(default_factory=dict)
-
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """As ever, but dying is no news."""
-        task = super().spawn(work)
-        task.add_done_callback(_retrieved)
-        return task
-
-    async def call(
-        self,
-        request: LlmRequest,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str],
-        on_delta: OnDelta | None = None,
-    ) -> LlmAnswer:
-        """A call of this process, open until it is ended. It answers its own fence."""
-        key = StepKey(UUID(headers["x-llmgine-job"]), headers["x-llmgine-step"])
-        self.open[key] = asyncio.get_running_loop().create_future()
-        self.called.set()
-        try:
-            found = await self.open[key]
-            return replace(found, text=headers["x-llmgine-fence"])
-        finally:
-            del self.open[key]
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-    def quarantine(self, step: Any) -> AbstractAsyncContextManager[Any]:
-        """Left out: a visit that waits for another would look like one that hangs."""
-        return nullcontext()
-
-    def busy(self) -> list[asyncio.Task[Any]]:
-        """What goes on by itself: not those whose calls wait for an answer."""
-        self.visits = {task: key for task, key in self.visits.items() if not task.done()}
-        answered = [
-            task
-            for task, key in self.visits.items()
-            if key not in self.open
-            or self.open[key].done()
-            or self.presence.why_stopped(key)
-        ]
-        return answered + [task for task in self._tasks if not task.done()]
 
 
 class World:
@@ -284,7 +91,9 @@ class World:
             await self._settle()
         self.chaos = False
         await self._calm()
-        return await self._judge()
+        broken = await judged(self.line.place, self.jobs, self.paid)
+        broken.escaped = [error for one in self.processes for error in one.escaped]
+        return broken
 
     async def close(self) -> None:
         """End what is left, so that no later schedule meets it."""
@@ -342,7 +151,7 @@ class World:
         key = self.hints.pop(self.random.randrange(min(3, len(self.hints))))
         process = self.random.choice(free)
         visit = asyncio.create_task(run_step(process, key.job, key.path))
-        visit.add_done_callback(_retrieved)
+        visit.add_done_callback(process.ended)
         process.visits[visit] = key
 
     async def end_a_call(self) -> None:
@@ -546,63 +355,6 @@ class World:
             "select id from jobs where id = any($1) and state = 'active'", self.jobs
         )
         return [row["id"] for row in rows]
-
-    # What must hold.
-
-    async def _judge(self) -> Broken:
-        rows = self.line.place.rows
-        jobs = await rows("select id, state, run from jobs where id = any($1)", self.jobs)
-        letters = await rows(
-            "select job_id, array_agg(run order by run) as runs, "
-            "count(*) filter (where state = 'open') as open "
-            "from letters where job_id = any($1) group by job_id",
-            self.jobs,
-        )
-        written = {row["job_id"]: (row["runs"], row["open"]) for row in letters}
-        steps = await rows(
-            "select s.job_id, s.path, s.state, s.fence, "
-            "(select body::json->>'text' from payloads p where p.job_id = s.job_id "
-            "and p.path = s.path and p.kind = 'output')::int as winner, "
-            "count(*) filter (where a.state = 'ambiguous') as doubled, "
-            "count(*) filter (where a.state = 'started') as started "
-            "from steps s left join attempts a using (job_id, path) "
-            "where job_id = any($1) group by 1, 2, 3, 4",
-            self.jobs,
-        )
-        ended = {job["id"] for job in jobs if job["state"] != "active"}
-        keys = [(StepKey(row["job_id"], row["path"]), row) for row in steps]
-        return Broken(
-            stuck=[job["id"] for job in jobs if job["id"] not in ended],
-            overpaid=[k for k, row in keys if self.paid[k] > 1 + row["doubled"]],
-            wrong_letters=[
-                job["id"] for job in jobs
-                if job["id"] in ended
-                and written.get(job["id"], ([], 0)) != _due_letters(job)
-            ],
-            leftovers=[
-                k for k, row in keys
-                if k.job in ended and row["state"] in ("queued", "running", "waiting")
-            ],
-            open_attempts=[k for k, row in keys if k.job in ended and row["started"]],
-            wrong_winners=[
-                k for k, row in keys
-                if row["state"] == "succeeded" and row["winner"] != row["fence"]
-            ],
-        )  # fmt: skip
-
-
-def _due_letters(job: dict[str, Any]) -> tuple[list[int], int]:
-    """The runs that failed, and how many of their letters nobody has resolved."""
-    failed = job["state"] == "failed"
-    return list(range(job["run"] + failed)), int(failed)
-
-
-def _retrieved(visit: asyncio.Task[Any]) -> None:
-    """Dying is no news here, and what is not done now the next beat does."""
-    if not visit.cancelled() and not isinstance(
-        visit.exception(), Killed | LedgerDown | None
-    ):
-        raise AssertionError("nothing may escape") from visit.exception()
 
 
 CHAINS: tuple[Callable[[], dict[str, Any]], ...] = (
