@@ -85,7 +85,7 @@ async def test_an_expired_job_fails_and_its_call_is_told(line: Line) -> None:
     assert set((await line.states(job)).values()) == {"cancelled"}
     (letter,) = await line.place.letters(job)
     assert letter["error"]["code"] == "job_timeout"
-    (ended,) = line.ear.heard(facts.JobFinished)
+    (ended,) = [one for one in line.ear.heard(facts.JobFinished) if one.job == job]
     assert (ended.state, ended.dead_letter) == ("failed", letter["id"])
 
 
