@@ -41,7 +41,7 @@ async def test_a_random_schedule_breaks_no_promise(line: Line, seed: int) -> Non
     world = World(line, seed)
     try:
         broken = await world.run()
-        assert len(world.jobs) > 5
+        assert world.paid, "nothing happened"
         assert not broken
     finally:
         await world.close()
