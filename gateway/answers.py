@@ -17,11 +17,11 @@ from gateway.errors import not_found
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def _job_id(job: Annotated[str, Path(description="The job's id")]) -> UUID:
+async def _job_id(job: Annotated[str, Path(description="The job's id")]) -> UUID:
     return _id(job)
 
 
-def _batch_id(batch: Annotated[str, Path(description="The batch's id")]) -> UUID:
+async def _batch_id(batch: Annotated[str, Path(description="The batch's id")]) -> UUID:
     return _id(batch)
 
 

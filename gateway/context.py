@@ -27,7 +27,7 @@ class Gateway:
     )
 
 
-def _of(request: Request) -> Gateway:
+async def _of(request: Request) -> Gateway:
     found: Gateway = request.app.state.gateway
     return found
 

@@ -39,7 +39,7 @@ State = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelle
 router = APIRouter()
 
 
-def _wanted(
+async def _wanted(
     request: Request,
     state: State | None = None,
     chain: Annotated[str | None, Query(max_length=200)] = None,
