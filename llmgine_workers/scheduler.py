@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from llmgine_workers import dead_letters
-from llmgine_workers.engine import upkeep
+from llmgine_workers.engine import failover, upkeep
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
 from llmgine_workers.ledger import release, schema
@@ -62,6 +62,10 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         *(
             (f"lost hints {p}", LOST_HINTS_S, partial(upkeep.find_lost_hints, rt, p))
             for p in pools
+        ),
+        *(
+            (f"failover {p}", EACH_SECOND, partial(failover.empty_shut_pool, rt, gate, p))
+            for p in rt.settings.enabled_providers(rt.environ)
         ),
         ("wake", WAKE_S, partial(release.wake, rt.ledger)),
         ("watch workers", EACH_SECOND, partial(upkeep.watch_workers, rt, Watch())),

@@ -92,11 +92,15 @@ class WorkerSettings(_Section):
 
 
 class StepSettings(_Section):
-    """Defaults of every step: the time of one attempt (seconds) and how often."""
+    """Defaults of every step: the time of one attempt (seconds) and how often.
+
+    `failover_after` is how long a step waits for one model of several (seconds).
+    """
 
     timeout: Seconds = 300.0
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     max_crashes: Annotated[int, Field(ge=1, le=100)] = 3
+    failover_after: Seconds = 10.0
 
 
 class ChainSettings(_Section):

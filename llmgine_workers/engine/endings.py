@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from llmgine_workers import clock
+from llmgine_workers.engine import failover
 from llmgine_workers.engine.clean import as_json, clean_failure, clean_text
 from llmgine_workers.engine.finish import end_unclaimed
 from llmgine_workers.engine.outcome import Dead, Done, Outcome, Retry, Skip
 from llmgine_workers.engine.visit import Answer, Refused, Visit
-from llmgine_workers.errors import Failure, StepFailed
+from llmgine_workers.errors import Failure, Follows, StepFailed
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import steps
 from llmgine_workers.ledger.connection import while_away
@@ -37,7 +38,9 @@ async def failed(visit: Visit, error: StepFailed) -> Outcome:
     step, claim = visit.step, visit.claim
     failure = clean_failure(error.failure)
     if claim is None:
-        return await _never_called(visit, failure)
+        return await failover.after_failure(visit, failure) or await _never_called(
+            visit, failure
+        )
     decision = retry.decide(
         failure,
         tries=step.tries + visit.calls,
@@ -47,6 +50,10 @@ async def failed(visit: Visit, error: StepFailed) -> Outcome:
     )
     if isinstance(decision, retry.GiveUp):
         visit.failure = failure.at(step.key.path, claim.n, exhausted=decision.exhausted)
+        if decision.exhausted or failure.follows is Follows.NEXT_MODEL:
+            elsewhere = await failover.after_failure(visit, visit.failure)
+            if elsewhere:
+                return elsewhere
         return await _finish(visit, "failed", None, None)
     visit.failure = failure.at(step.key.path, claim.n, exhausted=False)
     if isinstance(decision, retry.WaitFor):

@@ -80,6 +80,7 @@ def new_step(step: ReadyStep, models: Models, max_attempts: int) -> NewStep:
         timeout_s=timeout_s,
         max_attempts=attempts,
         model=candidates[0],
+        models=candidates,
         why="first choice" if candidates[0] == step.models[0] else "first enabled",
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from llmgine_workers import clock
-from llmgine_workers.engine import endings, pipeline
+from llmgine_workers.engine import endings, failover, pipeline
 from llmgine_workers.engine.outcome import Outcome, Skip, Wait
 from llmgine_workers.engine.planning import parsed
 from llmgine_workers.engine.visit import NotOurs, Refused, Visit
@@ -81,6 +81,9 @@ async def _refused(visit: Visit, refused: Refused) -> Outcome:
     rt, key = visit.rt, visit.step.key
     if visit.claim:
         return await endings.refused_again(visit, refused)
+    elsewhere = await failover.around_gate(visit, refused)
+    if elsewhere:
+        return elsewhere
     await while_away(
         lambda: steps.wait(rt.ledger, key, refused.delay_s, refused.reason, str(refused))
     )

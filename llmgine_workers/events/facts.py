@@ -200,6 +200,17 @@ class LimitRefused(Fact):
 
 
 @dataclass(frozen=True)
+class StepFailedOver(Fact):
+    """For handlers: a step goes on with another model of its list."""
+
+    type = "step.failed_over"
+    job: UUID
+    step: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class GateClosed(Fact):
     """For handlers: calls of a provider stop; `reason` is a waiting reason."""
 

@@ -35,6 +35,7 @@ class NewStep:
     max_attempts: int
     model: str | None = None
     why: str | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Hinted:
     max_attempts: int
     expires_at: datetime
     has_budget: bool
+    given_up: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ where id = $1
 
 _REOPEN_STEPS = """
 update steps set state = 'queued', released_at = null, wake_at = null, tries = 0,
-    crashes = 0, failure = null, finished_at = null, worker = null
+    crashes = 0, failure = null, finished_at = null, worker = null,
+    model = coalesce(models[1], model), given_up = '{}',
+    pool = coalesce(split_part(models[1], '/', 1), pool)
 where job_id = $1 and (state = 'cancelled' or state = 'failed' and not path = any($2))
 """
 

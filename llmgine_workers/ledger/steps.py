@@ -23,7 +23,7 @@ select s.state = 'queued' and j.state = 'active' and j.ending is null
        s.kind, s.pool, s.tenant, j.chain_name as chain, j.run, j.stream,
        p.body as request,
        s.model, s.timeout_s, s.tries, s.crashes, s.max_attempts, j.expires_at,
-       j.max_cost is not null as has_budget
+       j.max_cost is not null as has_budget, s.given_up
 from steps s join jobs j on j.id = s.job_id
 join payloads p on p.job_id = s.job_id and p.path = s.path and p.kind = 'request'
 where s.job_id = $1 and s.path = $2

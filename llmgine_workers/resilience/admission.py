@@ -141,6 +141,10 @@ class Admission:
             return 0 if open_for_s > 0 else min(1, at_most)
         return await self.limiter.room(provider, at_most)
 
+    async def is_broken(self, provider: str) -> bool:
+        """Whether the provider's breaker is open, or trying to close."""
+        return await self._breakers.open_for_s(provider) is not None
+
     async def _no_room(self, provider: str, found: NoRoom) -> Wait | Refused:
         await self._events.emit(LimitRefused(provider, found.detail, found.retry_after_s))
         if found.retry_after_s is None:
