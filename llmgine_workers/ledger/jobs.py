@@ -1,36 +1,15 @@
-"""Jobs: written once at submit, locked to decide what is next, ended once."""
+"""Jobs: locked to decide what is next, ended once."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import asyncpg
-import orjson
-
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import idempotency, letters, partitions
+from llmgine_workers.ledger import letters
 from llmgine_workers.ledger.connection import Connection, Ledger
-from llmgine_workers.ledger.records import LockedJob, NewJob, NewStep
-
-_INSERT_JOBS = """
-with new as (
-    select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[],
-                         $6::bool[], $7::bool[], $8::int[], $9::float8[], $10::bigint[],
-                         $11::text[], $12::int[], $13::uuid[], $14::text[])
-    as new (id, tenant, chain_version, chain_name, class, stream, simulated,
-            max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs)
-), job as (
-    insert into jobs (id, tenant, chain_version, chain_name, class, stream, simulated,
-                      max_attempts, timeout_s, max_cost, metadata, steps_total, batch,
-                      expires_at)
-    select id, tenant, chain_version, chain_name, class, stream, simulated, max_attempts,
-           timeout_s, max_cost, metadata::jsonb, steps_total, batch,
-           now() + timeout_s * interval '1 second' from new
-)
-insert into payloads (job_id, path, kind, body) select id, '', 'inputs', inputs from new
-"""
+from llmgine_workers.ledger.records import LockedJob, NewStep
 
 _INSERT_STEPS = """
 with new as (
@@ -82,15 +61,6 @@ where job_id = $1 and state in ('queued', 'waiting')
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Jobs that are accepted together."""
-
-    id: UUID
-    tenant: str
-    jobs: Sequence[NewJob]
-
-
-@dataclass(frozen=True)
 class Standing:
     """How far a job has come: `ending` is an end that is decided and not there yet."""
 
@@ -100,89 +70,6 @@ class Standing:
 
 Owner = tuple[UUID, str, int]
 """Whose a step is: job, tenant and class."""
-
-
-async def insert(
-    ledger: Ledger,
-    job: NewJob,
-    released: Sequence[bool],
-    key: tuple[str, bytes] | None,
-) -> None:
-    """The one transaction of a submit; KeyTaken if the key has its job already."""
-
-    async def write() -> None:
-        async with ledger.transaction() as connection:
-            if key:
-                bound = idempotency.Key(job.tenant, *key)
-                await idempotency.take(connection, bound, job.id, is_batch=False)
-            await _insert(connection, [job], released)
-
-    await _with_partitions(ledger, write)
-
-
-async def insert_batch(
-    ledger: Ledger,
-    batch: Batch,
-    released: Sequence[bool],
-    key: tuple[str, bytes] | None,
-) -> None:
-    """All of a batch or nothing; KeyTaken if the key has its batch already.
-
-    `released` goes over the steps of its jobs, one after the other.
-    """
-
-    async def write() -> None:
-        async with ledger.transaction() as connection:
-            if key:
-                bound = idempotency.Key(batch.tenant, *key)
-                await idempotency.take(connection, bound, batch.id, is_batch=True)
-            await connection.execute(
-                "insert into batches (id, tenant, total) values ($1, $2, $3)",
-                batch.id, batch.tenant, len(batch.jobs),
-            )  # fmt: skip
-            await _insert(connection, batch.jobs, released)
-
-    await _with_partitions(ledger, write)
-
-
-async def _with_partitions(ledger: Ledger, write: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await write()
-    except asyncpg.CheckViolationError:  # no partition: no scheduler for a week
-        await partitions.ensure(ledger)
-        await write()
-
-
-async def _insert(
-    connection: Connection, new: Sequence[NewJob], released: Sequence[bool]
-) -> None:
-    """A few statements, however many jobs."""
-    await connection.execute(
-        _INSERT_JOBS,
-        [job.id for job in new],
-        [job.tenant for job in new],
-        [job.chain_version for job in new],
-        [job.chain_name for job in new],
-        [job.priority for job in new],
-        [job.stream for job in new],
-        [job.simulated for job in new],
-        [job.max_attempts for job in new],
-        [job.timeout_s for job in new],
-        [job.max_cost for job in new],
-        [orjson.dumps(dict(job.metadata)).decode() for job in new],
-        [job.steps_total for job in new],
-        [job.batch for job in new],
-        [job.inputs for job in new],
-    )
-    owned = [(_owner(job), step) for job in new for step in job.steps]
-    await _insert_steps(connection, owned, released)
-    await _insert_skipped(
-        connection, [(_owner(job), path) for job in new for path in job.skipped]
-    )
-
-
-def _owner(job: NewJob) -> Owner:
-    return job.id, job.tenant, job.priority
 
 
 async def insert_steps(
@@ -320,10 +207,11 @@ async def standing(ledger: Ledger, tenant: str, job: UUID) -> Standing | None:
     return Standing(**row) if row else None
 
 
-async def queued_of(ledger: Ledger, tenant: str) -> int:
-    """Unfinished steps of a tenant, as the scheduler last counted them."""
+async def queued_each(ledger: Ledger, tenants: Sequence[str]) -> list[int]:
+    """Unfinished steps of each tenant, as the scheduler last counted them."""
     async with ledger.connection() as connection:
-        found = await connection.fetchval(
-            "select queued from tenant_load where tenant = $1", tenant
+        rows = await connection.fetch(
+            "select tenant, queued from tenant_load where tenant = any($1)", list(tenants)
         )
-    return found or 0
+    queued = {row["tenant"]: row["queued"] for row in rows}
+    return [queued.get(tenant, 0) for tenant in tenants]
