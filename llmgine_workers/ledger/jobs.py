@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import letters
+from llmgine_workers.ledger import letters, new_steps
 from llmgine_workers.ledger.connection import Connection, Ledger
+from llmgine_workers.ledger.new_steps import Owner
 from llmgine_workers.ledger.records import LockedJob, NewStep
 
-_INSERT_STEPS = """
-with new as (
-    select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[],
-                         $6::text[], $7::text[], $8::float8[], $9::int[], $10::text[],
-                         $11::text[], $12::bool[], $13::text[])
-    as new (job_id, tenant, class, path, kind, pool, request, timeout_s, max_attempts,
-            model, why, released, models)
-), step as (
-    insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
-                       max_attempts, timeout_s, model, why, models)
-    select job_id, path, kind, pool, tenant, class, 'queued',
-           case when released then now() end, max_attempts, timeout_s, model, why,
-           array(select jsonb_array_elements_text(models::jsonb))
-    from new
-)
-insert into payloads (job_id, path, kind, body)
-select job_id, path, 'request', request from new
-"""
-
-_INSERT_SKIPPED = """
-insert into steps (job_id, path, kind, pool, tenant, class, state, max_attempts,
-                   timeout_s, finished_at)
-select job_id, path, 'tool', '', tenant, class, 'skipped', 1, 1, now()
-from unnest($1::uuid[], $2::text[], $3::int[], $4::text[])
-as new (job_id, tenant, class, path)
+_INSERT_STEPS = f"""
+with {new_steps.new_step(1)}, step as ({new_steps.INSERT})
+insert into payloads (job_id, path, kind, body) {new_steps.REQUESTS}
 """
 
 _LOCK = """
@@ -68,10 +48,6 @@ class Standing:
     ending: str | None
 
 
-Owner = tuple[UUID, str, int]
-"""Whose a step is: job, tenant and class."""
-
-
 async def insert_steps(
     connection: Connection,
     owner: Owner,
@@ -79,52 +55,24 @@ async def insert_steps(
     released: Sequence[bool],
 ) -> None:
     """Write steps of a job as queued, held or released."""
-    await _insert_steps(connection, [(owner, step) for step in steps], released)
-
-
-async def _insert_steps(
-    connection: Connection,
-    owned: Sequence[tuple[Owner, NewStep]],
-    released: Sequence[bool],
-) -> None:
-    if owned:
-        await connection.execute(
-            _INSERT_STEPS,
-            *_columns([owner for owner, _ in owned]),
-            [step.path for _, step in owned],
-            [step.kind for _, step in owned],
-            [step.pool for _, step in owned],
-            [step.request for _, step in owned],
-            [step.timeout_s for _, step in owned],
-            [step.max_attempts for _, step in owned],
-            [step.model for _, step in owned],
-            [step.why for _, step in owned],
-            list(released),
-            [orjson.dumps(step.models).decode() for _, step in owned],
-        )
+    rows = (
+        new_steps.queued(owner, step, released=is_released)
+        for step, is_released in zip(steps, released, strict=True)
+    )
+    await _insert_steps(connection, rows)
 
 
 async def insert_skipped(
     connection: Connection, owner: Owner, paths: Sequence[str]
 ) -> None:
     """Write steps of a job that `plan()` passed over."""
-    await _insert_skipped(connection, [(owner, path) for path in paths])
+    await _insert_steps(connection, (new_steps.skipped(owner, path) for path in paths))
 
 
-async def _insert_skipped(
-    connection: Connection, owned: Sequence[tuple[Owner, str]]
-) -> None:
-    if owned:
-        owners = _columns([owner for owner, _ in owned])
-        await connection.execute(_INSERT_SKIPPED, *owners, [path for _, path in owned])
-
-
-def _columns(owners: Sequence[Owner]) -> tuple[list[UUID], list[str], list[int]]:
-    return (
-        [job for job, _, _ in owners],
-        [tenant for _, tenant, _ in owners],
-        [priority for _, _, priority in owners],
-    )
+async def _insert_steps(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    columns = new_steps.columns(new_steps.WIDTH, rows)
+    if columns[0]:
+        await connection.execute(_INSERT_STEPS, *columns)
 
 
 async def lock(connection: Connection, job: UUID) -> LockedJob | None:

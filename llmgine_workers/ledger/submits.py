@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from llmgine_workers.ledger import idempotency, partitions
+from llmgine_workers.ledger import idempotency, new_steps, partitions
 from llmgine_workers.ledger.connection import Connection, Ledger
 from llmgine_workers.ledger.records import NewJob
 
@@ -34,13 +34,7 @@ with new as (
     as new (id, tenant, chain_version, chain_name, class, stream, simulated,
             max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs,
             key, body_hash)
-), new_step as (
-    select * from unnest($17::uuid[], $18::bool[], $19::text[], $20::int[], $21::text[],
-                         $22::text[], $23::text[], $24::text[], $25::text[],
-                         $26::float8[], $27::int[], $28::text[], $29::text[], $30::bool[])
-    as new_step (job_id, keyed, tenant, class, path, state, kind, pool, request,
-                 timeout_s, max_attempts, model, why, released)
-), bound as (
+), {new_steps.new_step(17)}, bound as (
     insert into idempotency (tenant, key, body_hash, job_id)
     select tenant, key, body_hash, id from new
     where key is not null and pg_try_advisory_xact_lock({_LOCK})
@@ -54,19 +48,13 @@ with new as (
            now() + timeout_s * interval '1 second' from new
     where key is null or id in (select job_id from bound)
 ), step as (
-    insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
-                       max_attempts, timeout_s, model, why, finished_at)
-    select job_id, path, kind, pool, tenant, class, state,
-           case when released then now() end, max_attempts, timeout_s, model, why,
-           case when state = 'skipped' then now() end
-    from new_step where not keyed or job_id in (select job_id from bound)
+    {new_steps.INSERT} where not keyed or job_id in (select job_id from bound)
 ), payload as (
     insert into payloads (job_id, path, kind, body)
     select id, '', 'inputs', inputs from new
     where key is null or id in (select job_id from bound)
     union all
-    select job_id, path, 'request', request from new_step
-    where request is not null and (not keyed or job_id in (select job_id from bound))
+    {new_steps.REQUESTS} and (not keyed or job_id in (select job_id from bound))
 )
 select now() as at, (select array_agg(job_id) from bound) as bound
 """
@@ -169,8 +157,9 @@ async def _insert(
     connection: Connection, submits: Sequence[Submit]
 ) -> tuple[datetime, frozenset[UUID]]:
     """When it was, and the jobs whose keys were bound."""
-    jobs = _columns(16, map(_job_row, submits))
-    steps = _columns(14, chain.from_iterable(map(_step_rows, submits)))
+    jobs = new_steps.columns(16, map(_job_row, submits))
+    rows = chain.from_iterable(map(_step_rows, submits))
+    steps = new_steps.columns(new_steps.WIDTH, rows)
     row = await connection.fetchrow(_INSERT, *jobs, *steps)
     assert row is not None  # noqa: S101 - one row always
     return row["at"], frozenset(row["bound"] or ())
@@ -187,16 +176,9 @@ def _job_row(submit: Submit) -> tuple[Any, ...]:
 
 
 def _step_rows(submit: Submit) -> Iterable[tuple[Any, ...]]:
-    job = submit.job
-    owner = (job.id, submit.key is not None, job.tenant, job.priority)
+    job, keyed = submit.job, submit.key is not None
+    owner = (job.id, job.tenant, job.priority)
     for step, released in zip(job.steps, submit.released, strict=True):
-        yield (
-            *owner, step.path, "queued", step.kind, step.pool, step.request,
-            step.timeout_s, step.max_attempts, step.model, step.why, released,
-        )  # fmt: skip
+        yield new_steps.queued(owner, step, released=released, keyed=keyed)
     for path in job.skipped:
-        yield (*owner, path, "skipped", "tool", "", None, 1, 1, None, None, False)
-
-
-def _columns(width: int, rows: Iterable[tuple[Any, ...]]) -> Iterable[Sequence[Any]]:
-    return list(zip(*rows, strict=True)) or [()] * width
+        yield new_steps.skipped(owner, path, keyed=keyed)

@@ -1,0 +1,69 @@
+"""New steps as rows: the one way they are written, by a submit or by a finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import orjson
+
+from llmgine_workers.ledger.records import NewStep
+
+Owner: TypeAlias = tuple[UUID, str, int]
+"""Whose a step is: job, tenant and class."""
+
+_TYPES = {
+    "job_id": "uuid", "tenant": "text", "class": "int", "path": "text", "state": "text",
+    "kind": "text", "pool": "text", "request": "text", "timeout_s": "float8",
+    "max_attempts": "int", "model": "text", "models": "text", "why": "text",
+    "released": "bool", "keyed": "bool",
+}  # fmt: skip
+
+WIDTH = len(_TYPES)
+
+INSERT = """
+    insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
+                       max_attempts, timeout_s, model, models, why, finished_at)
+    select job_id, path, kind, pool, tenant, class, state,
+           case when released then now() end, max_attempts, timeout_s, model,
+           array(select jsonb_array_elements_text(models::jsonb)), why,
+           case when state = 'skipped' then now() end
+    from new_step
+"""
+"""From `new_step`; a `where` may follow."""
+
+REQUESTS = (
+    "select job_id, path, 'request', request from new_step where request is not null"
+)
+"""Rows for `payloads`."""
+
+
+def new_step(first: int) -> str:
+    """The CTE of the rows, whose arrays begin with that parameter."""
+    arrays = (f"${first + n}::{kind}[]" for n, kind in enumerate(_TYPES.values()))
+    names = ", ".join(_TYPES)
+    return f"new_step as (select * from unnest({', '.join(arrays)}) as new ({names}))"
+
+
+def queued(
+    owner: Owner, step: NewStep, *, released: bool, keyed: bool = False
+) -> tuple[Any, ...]:
+    """A step to be done. `keyed`: if its job's key turns out to be free."""
+    return (
+        *owner, step.path, "queued", step.kind, step.pool, step.request, step.timeout_s,
+        step.max_attempts, step.model, orjson.dumps(step.models).decode(), step.why,
+        released, keyed,
+    )  # fmt: skip
+
+
+def skipped(owner: Owner, path: str, *, keyed: bool = False) -> tuple[Any, ...]:
+    """A step that `plan()` passed over."""
+    return (
+        *owner, path, "skipped", "tool", "", None, 1, 1, None, "[]", None, False, keyed,
+    )  # fmt: skip
+
+
+def columns(width: int, rows: Iterable[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    """Rows as so many arrays, for `unnest`."""
+    return list(zip(*rows, strict=True)) or [()] * width
