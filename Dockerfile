@@ -19,12 +19,11 @@ COPY pyproject.toml README.md LICENSE ./
 COPY chains chains
 COPY gateway gateway
 COPY llmgine_workers llmgine_workers
-COPY deploy/scheduler_alive.py /opt/llmgine/bin/scheduler-alive
+COPY deploy/alive /opt/llmgine/bin/alive
 # A .pth file runs at every start of Python: none of ours does, so one would be hostile.
 RUN /build/bin/hatchling build --target wheel --directory /wheel \
     && /build/bin/pip --python /opt/llmgine/bin/python install --no-deps --no-index \
         /wheel/*.whl \
-    && chmod 755 /opt/llmgine/bin/scheduler-alive \
     && test -z "$(find /opt/llmgine -name '*.pth')"
 
 FROM ${BASE_IMAGE}
@@ -36,7 +35,8 @@ RUN test -s /etc/ssl/certs/ca-certificates.crt \
 COPY --from=build /opt/llmgine /opt/llmgine
 ENV PATH=/opt/llmgine/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    LLMGINE_HEALTH__FILE=/tmp/llmgine-alive
 WORKDIR /app
 USER 10001:10001
 ENTRYPOINT ["llmgine"]

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NoReturn, assert_never
 
 from celery import Celery
@@ -36,6 +37,20 @@ RunHint = Callable[[str, str], Coroutine[Any, Any, Outcome]]
 Lifespan = Callable[[int], AbstractAsyncContextManager[Any]]
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a worker does. All of it runs on the worker's loop.
+
+    `run_hint(job, path)` is run for each hint. `lifespan(slots)` is entered before the
+    first and left after the last; its `slots` is `--concurrency` if given, else the
+    application's. `touch` is called every few seconds, while consumer and loop turn.
+    """
+
+    run_hint: RunHint
+    lifespan: Lifespan = lambda slots: nullcontext()
+    touch: Callable[[], None] = lambda: None
+
+
 class DeadStep(Exception):
     """The step has failed for good; what Flower shows beside FAILURE."""
 
@@ -54,23 +69,17 @@ def make_app(
     broker_url: str,
     prefix: str,
     queues: Sequence[Queue],
-    run_hint: RunHint,
+    program: Program,
     *,
     slots: int,
-    lifespan: Lifespan = lambda slots: nullcontext(),
 ) -> Celery:
-    """Build the application that runs one coroutine per hint.
-
-    `queues` are not declared, only consumed from, one per process. `run_hint(job, path)`
-    runs on the worker's loop. `lifespan(slots)` is entered there before the first hint
-    and left after the last; its `slots` is `--concurrency` if given, else `slots`.
-    """
+    """Build the application; `queues` are only consumed from, one per process."""
     app = Celery(prefix, set_as_current=False)
     app.conf.update(_settings(prefix, queues, slots), broker_url=broker_url)
-    app.Worker = app.subclass_with_self(StepWorker, lifespan=staticmethod(lifespan))
+    app.Worker = app.subclass_with_self(StepWorker, program=program)
 
     def step(job: str, path: str) -> None:
-        _conclude(await_on_loop(run_hint(job, path)))
+        _conclude(await_on_loop(program.run_hint(job, path)))
 
     # Not shared: two applications in one process have each their own. `throws`: a dead
     # letter tells it all, so the log needs no traceback.
@@ -151,7 +160,7 @@ def _conclude(outcome: Outcome) -> None:
 class StepWorker(Worker):  # type: ignore[misc]
     """Celery's worker program, serving one queue, with the runtime around it."""
 
-    lifespan: Lifespan
+    program: Program
 
     def __init__(
         self,
@@ -181,13 +190,17 @@ class StepWorker(Worker):  # type: ignore[misc]
                 f"({', '.join(chosen)}): start one process for each, with -Q"
             )
 
+    def still_alive(self) -> None:
+        """The consumer's thread turns; the loop's says the rest, if it does."""
+        worker_loop.start().call_soon_threadsafe(self.program.touch)
+
     def start(self) -> None:
         """Run until told to stop, inside the lifespan.
 
         Exits with 78 or 69 when the lifespan finds the settings or the stores unfit.
         """
         try:
-            with worker_loop.holding(self.lifespan(self.concurrency)):
+            with worker_loop.holding(self.program.lifespan(self.concurrency)):
                 super().start()
         except ConfigurationError as exc:
             _stop(str(exc))

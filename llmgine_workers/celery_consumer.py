@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from uuid import UUID
 
+from celery import bootsteps
 from celery.exceptions import InvalidTaskError
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
+from llmgine_workers.alive import TOUCH_S
 from llmgine_workers.broker.messages import STEP_TASK
 
 logger = get_logger(__name__)
@@ -32,19 +33,33 @@ class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no annotations
         """Without the 28 queues of Celery's delayed delivery: the ledger waits for us."""
 
         default_steps = [  # noqa: RUF012  # Celery's own is a list
-            step
-            for step in Consumer.Blueprint.default_steps
-            if not step.endswith(":DelayedDelivery")
+            *(
+                step
+                for step in Consumer.Blueprint.default_steps
+                if not step.endswith(":DelayedDelivery")
+            ),
+            "llmgine_workers.celery_consumer:StillConsuming",
         ]
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect, trying for ever and often."""
-        conn.ensure_connection = partial(
-            conn.ensure_connection,
-            interval_start=1,
-            interval_step=1,
-            interval_max=RECONNECT_PAUSE_S,
-        )
+        """Connect, trying for ever and often; who tries is alive."""
+        connect = conn.ensure_connection
+
+        def ensure(errback: Any, retries: Any, callback: Callable[[], None]) -> Any:
+            def each_second() -> None:
+                self.controller.still_alive()
+                callback()
+
+            return connect(
+                errback,
+                retries,
+                callback=each_second,
+                interval_start=1,
+                interval_step=1,
+                interval_max=RECONNECT_PAUSE_S,
+            )
+
+        conn.ensure_connection = ensure
         return super().ensure_connected(conn)
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
@@ -77,6 +92,20 @@ class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no annotations
         logger.error("rejected a message that is no hint: %r", exc)
         if not message.acknowledged:
             message.reject_log_error(logger, self.connection_errors)
+
+
+class StillConsuming(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Says again and again that the consumer turns; it is silent once it is stuck."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: HintConsumer) -> None:
+        """Begin with a connection."""
+        self._ticking = c.timer.call_repeatedly(TOUCH_S, c.controller.still_alive)
+
+    def stop(self, c: HintConsumer) -> None:
+        """The connection is gone: the next one begins anew."""
+        self._ticking.cancel()
 
 
 def _check_hint(message: Any) -> None:

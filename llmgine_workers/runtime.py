@@ -13,7 +13,6 @@ from opentelemetry import trace
 from llmgine_workers import tools
 from llmgine_workers.broker import Broker, open_broker
 from llmgine_workers.engine.hints import Hints
-from llmgine_workers.engine.intake import Intake
 from llmgine_workers.engine.planning import Models
 from llmgine_workers.engine.pools import Pools
 from llmgine_workers.engine.registry import Chains
@@ -44,7 +43,6 @@ class Runtime:
     signals: Signals
     events: Events
     hints: Hints
-    intake: Intake
     pools: Pools
     chains: Chains
     models: Models
@@ -94,7 +92,6 @@ async def open_runtime(
                 ]
             ),
             hints=Hints(broker, ledger, prefix),
-            intake=Intake(ledger, settings.gateway.max_queued_per_tenant),
             pools=Pools(ledger),
             chains=Chains(ledger),
             models=Models(settings, frozenset(settings.enabled_providers(environ))),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from llmgine_workers import dead_letters
+from llmgine_workers.alive import TOUCH_S, toucher
 from llmgine_workers.engine import failover, upkeep
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
@@ -27,6 +30,8 @@ EACH_SECOND = 1.0
 LOST_HINTS_S = 5.0
 ROTATE_S = 5.0
 PARTITIONS_S = 3600.0
+STUCK_S = 120.0
+"""No round takes so long, not even one over a hundred thousand letters."""
 
 
 async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
@@ -45,9 +50,40 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
 
 async def run(rt: Runtime) -> None:
     """All duties, side by side, until cancelled."""
+    rounds = Rounds()
     async with asyncio.TaskGroup() as group:
         for name, every_s, duty in duties(rt):
-            group.create_task(_each(name, every_s, duty))
+            group.create_task(_each(name, every_s, duty, rounds))
+        group.create_task(_stay_alive(rounds, toucher(rt.settings.health.file)))
+
+
+class Rounds:
+    """Since when each duty is busy with its present round."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    @contextmanager
+    def round(self, duty: str) -> Iterator[None]:
+        """Around one round, however it ends."""
+        self._since[duty] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._since[duty]
+
+    @property
+    def are_turning(self) -> bool:
+        """Whether no duty is stuck in its round."""
+        began_after = time.monotonic() - STUCK_S
+        return all(since > began_after for since in self._since.values())
+
+
+async def _stay_alive(rounds: Rounds, touch: Callable[[], None]) -> None:
+    while True:
+        if rounds.are_turning:
+            touch()
+        await asyncio.sleep(TOUCH_S)
 
 
 def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
@@ -79,12 +115,13 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
     ]
 
 
-async def _each(name: str, every_s: float, duty: Duty) -> None:
+async def _each(name: str, every_s: float, duty: Duty, rounds: Rounds) -> None:
     """Repeat a duty for ever: what is away is tried again, a bug is said and survived."""
     away = False
     while True:
         try:
-            await duty()
+            with rounds.round(name):
+                await duty()
             away = False
         except DependencyDown as error:
             if not away:

@@ -91,6 +91,12 @@ class WorkerSettings(_Section):
     grace: Seconds = 60.0
 
 
+class HealthSettings(_Section):
+    """A file that workers and schedulers touch while they work; empty: none."""
+
+    file: str = ""
+
+
 class StepSettings(_Section):
     """Defaults of every step: the time of one attempt (seconds) and how often.
 
@@ -170,17 +176,25 @@ def _known(name: str) -> str:
 class ProviderSettings(_Section):
     """One service: its wire format, address and the variable that holds its key.
 
-    `key_env = ""` says that it needs no key. `like` names the known service that this
-    one is, under another name (a second account or region). `query` goes into the
-    address of every call. `simulated` marks answers as not real.
+    `key_env = ""` says that it needs no key. `enabled` says whether jobs may use it; left
+    out, its key decides, so that a gateway would have to hold it. `like` names the known
+    service that this one is, under another name (a second account or region). `query`
+    goes into the address of every call. `simulated` marks answers as not real.
     """
 
     wire: Literal["openai", "anthropic"]
     base_url: str | None = None
     key_env: str = ""
+    enabled: bool | None = None
     like: Annotated[str, AfterValidator(_known)] | None = None
     query: dict[str, str] = Field(default_factory=dict)
     simulated: bool = False
+
+    def is_enabled(self, environ: Mapping[str, str]) -> bool:
+        """Whether jobs may use it."""
+        if self.enabled is not None:
+            return self.enabled
+        return not self.key_env or bool(environ.get(self.key_env))
 
 
 class Rate(_Section):
@@ -227,6 +241,7 @@ class Settings(_Section):
     redis: RedisSettings = RedisSettings()
     gateway: GatewaySettings = GatewaySettings()
     worker: WorkerSettings = WorkerSettings()
+    health: HealthSettings = HealthSettings()
     steps: StepSettings = StepSettings()
     chains: ChainSettings = ChainSettings()
     tools: ToolSettings = ToolSettings()
@@ -253,11 +268,11 @@ class Settings(_Section):
     def enabled_providers(
         self, environ: Mapping[str, str]
     ) -> dict[str, ProviderSettings]:
-        """Those whose key is there, or that need none."""
+        """Those that say so; of the others those whose key is there or that need none."""
         return {
             name: provider
             for name, provider in self.providers.items()
-            if not provider.key_env or environ.get(provider.key_env)
+            if provider.is_enabled(environ)
         }
 
     def pools(self, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -27,8 +27,9 @@ from celery import Celery
 from celery.signals import worker_shutting_down
 
 from llmgine_workers import settings as settings_room
+from llmgine_workers.alive import toucher
 from llmgine_workers.broker import topology
-from llmgine_workers.celery_app import make_app
+from llmgine_workers.celery_app import Program, make_app
 from llmgine_workers.engine.outcome import Outcome
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.settings import Settings
@@ -47,9 +48,8 @@ class _Program:
             settings.broker.url,
             prefix,
             [topology.pool_queue(prefix, pool) for pool in settings.pools(environ)],
-            self._run_hint,
+            Program(self._run_hint, self._lifespan, toucher(settings.health.file)),
             slots=settings.worker.slots,
-            lifespan=self._lifespan,
         )
 
     async def _run_hint(self, job: str, path: str) -> Outcome:

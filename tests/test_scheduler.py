@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -105,7 +106,11 @@ async def test_two_schedulers_hint_at_every_step_once(line: Line) -> None:
 
 
 async def runs(duty: scheduler.Duty) -> asyncio.Task[None]:
-    return asyncio.create_task(scheduler._each("a duty", 0.0, duty))
+    return asyncio.create_task(_each(duty))
+
+
+def _each(duty: scheduler.Duty) -> Coroutine[Any, Any, None]:
+    return scheduler._each("a duty", 0.0, duty, scheduler.Rounds())
 
 
 async def test_a_bug_in_a_duty_is_said_and_survived(

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from chains.findings import MAX_FINDINGS
 from llmgine_workers import clock
-from llmgine_workers.engine.checking import check
-from llmgine_workers.engine.chosen import ChosenChains
+from llmgine_workers.engine.checking import ChosenChains, check
 from llmgine_workers.engine.hints import released_of
 from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import idempotency, submits
+from llmgine_workers.ledger import idempotency, jobs
 from llmgine_workers.ledger.idempotency import KeyTaken
+from llmgine_workers.ledger.jobs import Batch
 from llmgine_workers.ledger.records import NewJob
-from llmgine_workers.ledger.submits import Batch, Submit
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
@@ -62,37 +60,19 @@ class JobRequest:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a submit has written just now, and when."""
-
-    jobs: Sequence[NewJob]
-    at: datetime
-
-
-@dataclass(frozen=True)
 class Submitted:
-    """The job. `made` is None if an earlier request with the same key had made it."""
+    """The job, and whether an earlier request with the same key had made it."""
 
     job: UUID
-    made: Made | None = None
-
-    @property
-    def replayed(self) -> bool:
-        """Whether this is the answer to an earlier request."""
-        return self.made is None
+    replayed: bool = False
 
 
 @dataclass(frozen=True)
 class SubmittedBatch:
-    """The batch. `made` is None if an earlier request with the same key had made it."""
+    """The batch, and whether an earlier request with the same key had made it."""
 
     batch: UUID
-    made: Made | None = None
-
-    @property
-    def replayed(self) -> bool:
-        """Whether this is the answer to an earlier request."""
-        return self.made is None
+    replayed: bool = False
 
 
 async def submit(
@@ -102,14 +82,14 @@ async def submit(
     try:
         chosen = ChosenChains(rt)
         job = check(rt, tenant, request, await chosen.of(request), clock.uuid7())
-        await rt.intake.take_room(tenant, len(job.steps))
+        await _check_room(rt, tenant, [job])
         await chosen.store()
         released = _released(rt, [job])
-        at = await rt.intake.insert(Submit(job, released, key))
+        await jobs.insert(rt.ledger, job, released, key)
     except (Refusal, KeyTaken) as error:
-        return Submitted(await _earlier(rt, tenant, key, error))
+        return Submitted(await _earlier(rt, tenant, key, error), replayed=True)
     await _tell(rt, [job], released)
-    return Submitted(job.id, Made([job], at))
+    return Submitted(job.id)
 
 
 async def submit_batch(
@@ -125,15 +105,14 @@ async def submit_batch(
         chosen = ChosenChains(rt)
         made = await _checked(rt, tenant, requests, chosen)
         made = [replace(job, batch=batch) for job in made]
-        await rt.intake.take_room(tenant, sum(len(job.steps) for job in made))
+        await _check_room(rt, tenant, made)
         await chosen.store()
         released = _released(rt, made)
-        whole = Batch(batch, tenant, made, released)
-        at = await submits.insert_batch(rt.ledger, whole, key)
+        await jobs.insert_batch(rt.ledger, Batch(batch, tenant, made), released, key)
     except (Refusal, KeyTaken) as error:
-        return SubmittedBatch(await _earlier(rt, tenant, key, error))
+        return SubmittedBatch(await _earlier(rt, tenant, key, error), replayed=True)
     await _tell(rt, made, released)
-    return SubmittedBatch(batch, Made(made, at))
+    return SubmittedBatch(batch)
 
 
 async def _checked(
@@ -173,6 +152,16 @@ def _refusal_of_all(findings: Sequence[Mapping[str, Any]]) -> Refusal:
     where = first["pointer"].strip("/").replace("/", ".")
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return Refusal(first["code"], f"{where}: {first['detail']}{more}", findings)
+
+
+async def _check_room(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:
+    most = rt.settings.gateway.max_queued_per_tenant
+    queued = await jobs.queued_of(rt.ledger, tenant)
+    if queued + sum(len(job.steps) for job in new) > most:
+        raise Refusal(
+            "tenant_queue_full",
+            f"{queued} steps of {tenant} are waiting, at most {most} may",
+        )
 
 
 def _released(rt: Runtime, new: Sequence[NewJob]) -> list[bool]:

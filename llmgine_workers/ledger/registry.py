@@ -20,15 +20,6 @@ async def store(ledger: Ledger, chains: Sequence[tuple[str, str, str]]) -> None:
         )
 
 
-async def store_each(
-    ledger: Ledger, several: Sequence[Sequence[tuple[str, str, str]]]
-) -> list[None]:
-    """The chains of several submits in one statement."""
-    unique = {chain[1]: chain for chains in several for chain in chains}
-    await store(ledger, list(unique.values()))
-    return [None] * len(several)
-
-
 async def push(ledger: Ledger, name: str, version: str, body: str) -> None:
     """Store a version and make it what the name means from now on."""
     await store(ledger, [(name, version, body)])
@@ -41,14 +32,13 @@ async def push(ledger: Ledger, name: str, version: str, body: str) -> None:
         )  # fmt: skip
 
 
-async def heads(ledger: Ledger, names: Sequence[str]) -> list[str | None]:
-    """The versions that names mean now."""
+async def head(ledger: Ledger, name: str) -> str | None:
+    """The version that a name means now."""
     async with ledger.connection() as connection:
-        rows = await connection.fetch(
-            "select name, version from chain_heads where name = any($1)", list(names)
+        found = await connection.fetchval(
+            "select version from chain_heads where name = $1", name
         )
-    versions = {row["name"]: str(row["version"]) for row in rows}
-    return [versions.get(name) for name in names]
+    return str(found) if found else None
 
 
 async def body(connection: Connection, version: str) -> str | None:

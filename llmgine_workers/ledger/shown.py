@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any, TypeAlias
-from uuid import UUID
+from typing import Any
 
 import asyncpg
 import orjson
 
 from llmgine_workers.clock import rfc3339
-from llmgine_workers.ledger.records import CLASSES, NewJob
-
-Row: TypeAlias = asyncpg.Record | Mapping[str, Any]
+from llmgine_workers.ledger.records import CLASSES
 
 JOB_STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
 STEP_STATES = (
@@ -24,20 +19,12 @@ TOKENS = (
 )  # fmt: skip
 
 
-_NOT_YET = (
-    "dead_letter", "inputs", "output", "failure", "started_at", "finished_at",
-    "unpriced", "doubt_unpriced",
-)  # fmt: skip
-_NOTHING = ("run", "model_calls", "cost", "doubt")
-_FREE = {"cost": 0, "unpriced": False}
-
-
 def usd(micro_dollars: int | None) -> float | None:
     """Dollars as the interface shows them; None is unknown."""
     return None if micro_dollars is None else micro_dollars / 1_000_000
 
 
-def job(row: Row) -> dict[str, Any]:
+def job(row: asyncpg.Record) -> dict[str, Any]:
     """A job as interface section 3 shows it."""
     self_link = f"/v1/jobs/{row['id']}"
     return {
@@ -75,45 +62,7 @@ def job(row: Row) -> dict[str, Any]:
     }
 
 
-def new_job(made: NewJob, at: datetime) -> dict[str, Any]:
-    """A job as it was written at that moment, without asking for it again.
-
-    `inputs` is a fragment that only orjson can write.
-    """
-    row = {
-        **dict.fromkeys(_NOT_YET),
-        **dict.fromkeys(
-            (*STEP_STATES, *TOKENS, "run", "model_calls", "cost", "doubt"), 0
-        ),
-        "id": made.id,
-        "tenant": made.tenant,
-        "batch": made.batch,
-        "chain_name": made.chain_name,
-        "chain_version": made.chain_version,
-        "metadata": dict(made.metadata),
-        "simulated": made.simulated,
-        "shown": "queued",
-        "steps_total": made.steps_total,
-        "queued": len(made.steps),
-        "skipped": len(made.skipped),
-        "class": made.priority,
-        "timeout_s": made.timeout_s,
-        "max_attempts": made.max_attempts,
-        "max_cost": made.max_cost,
-        "stream": made.stream,
-        "created_at": at,
-        "expires_at": at + timedelta(seconds=made.timeout_s),
-    }
-    return {**job(row), "inputs": orjson.Fragment(made.inputs)}
-
-
-def new_batch(batch_id: UUID, total: int, at: datetime) -> dict[str, Any]:
-    """A batch as it was written at that moment."""
-    counts = {**dict.fromkeys(JOB_STATES, 0), "queued": total}
-    return batch({"id": batch_id, "total": total, **counts, **_FREE, "created_at": at})
-
-
-def batch(row: Row) -> dict[str, Any]:
+def batch(row: asyncpg.Record) -> dict[str, Any]:
     """A batch as interface section 2 shows it."""
     return {
         "id": str(row["id"]),
@@ -124,7 +73,7 @@ def batch(row: Row) -> dict[str, Any]:
     }
 
 
-def _options(row: Row) -> dict[str, Any]:
+def _options(row: asyncpg.Record) -> dict[str, Any]:
     return {
         "priority": CLASSES[row["class"]],
         "timeout_s": row["timeout_s"],
@@ -135,7 +84,7 @@ def _options(row: Row) -> dict[str, Any]:
     }
 
 
-def step(row: Row) -> dict[str, Any]:
+def step(row: asyncpg.Record) -> dict[str, Any]:
     """A step without its attempts and its request."""
     stored = value(row["output"]) or {}
     unwell = row["state"] in ("failed", "waiting")
@@ -159,7 +108,7 @@ def step(row: Row) -> dict[str, Any]:
     }
 
 
-def attempt(row: Row) -> dict[str, Any]:
+def attempt(row: asyncpg.Record) -> dict[str, Any]:
     """One physical call."""
     return {
         "id": str(row["id"]),
@@ -176,7 +125,7 @@ def attempt(row: Row) -> dict[str, Any]:
     }
 
 
-def _waiting(row: Row) -> dict[str, Any]:
+def _waiting(row: asyncpg.Record) -> dict[str, Any]:
     return {
         "reason": row["reason"],
         "detail": row["detail"],
@@ -185,11 +134,11 @@ def _waiting(row: Row) -> dict[str, Any]:
     }
 
 
-def _usage(row: Row) -> dict[str, int]:
+def _usage(row: asyncpg.Record) -> dict[str, int]:
     return {"calls": row["model_calls"], **{name: row[name] for name in TOKENS}}
 
 
-def _cost(row: Row) -> float | None:
+def _cost(row: asyncpg.Record) -> float | None:
     return None if row["unpriced"] else usd(row["cost"])
 
 

@@ -15,7 +15,7 @@ from flower.urls import settings as web_settings
 from tornado.ioloop import IOLoop
 
 from llmgine_workers.broker import open_broker, topology
-from llmgine_workers.celery_app import make_app
+from llmgine_workers.celery_app import Program, make_app
 from llmgine_workers.engine.outcome import Outcome
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.monitor.events import KeptEvents
@@ -111,7 +111,7 @@ def _application(settings: Settings) -> Celery:
     """The workers' Celery settings: the same exchanges for events and remote control."""
     prefix = settings.broker.prefix
     queues = [topology.pool_queue(prefix, pool) for pool in pools(settings)]
-    app = make_app(settings.broker.url, prefix, queues, _run_nothing, slots=1)
+    app = make_app(settings.broker.url, prefix, queues, Program(_run_nothing), slots=1)
     # Remote control is rare here, and RabbitMQ closes a pooled connection that idles.
     app.conf.broker_pool_limit = 0
     # Fail soon while the broker is away.

@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from llmgine_workers.engine.hints import Hints
-from llmgine_workers.engine.intake import Intake
 from llmgine_workers.engine.outcome import Outcome
 from llmgine_workers.engine.planning import Models
 from llmgine_workers.engine.pools import Pools
@@ -168,7 +167,6 @@ class Line:
             "signals": Signals(self.ephemeral),
             "events": Events([self.ear]),
             "hints": Hints(self.broker, ledger, self.broker.prefix),
-            "intake": Intake(ledger, self.settings.gateway.max_queued_per_tenant),
             "pools": Pools(ledger),
             "chains": Chains(ledger),
             "models": Models(self.settings, ENABLED),

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from llmgine_workers import clock
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import jobs, letters, release, steps, submits, sweep, workers
+from llmgine_workers.ledger import jobs, letters, release, steps, sweep, workers
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.records import (
     Billed,
@@ -60,9 +60,7 @@ class Place:
     ) -> list[StepKey]:
         """Submit a job; answers the keys of its steps."""
         job = self.job(*new, **more)
-        await submits.insert(
-            self.ledger, submits.Submit(job, [released] * len(job.steps))
-        )
+        await jobs.insert(self.ledger, job, [released] * len(job.steps), None)
         return [StepKey(job.id, step.path) for step in job.steps]
 
     async def worker(self, slots: int = 10) -> UUID:

@@ -10,7 +10,7 @@ import pytest
 from celery.exceptions import Ignore, Retry
 
 from llmgine_workers.broker.messages import STEP_TASK
-from llmgine_workers.celery_app import DeadStep, make_app
+from llmgine_workers.celery_app import DeadStep, Program, make_app
 from llmgine_workers.engine import outcome
 from tests.worker.toy_worker import start_toy
 
@@ -24,7 +24,7 @@ def conclude(ending: outcome.Outcome) -> Any:
         assert (job, path) == ("J", "draft")
         return ending
 
-    app = make_app("memory://", "llmgine", [], run_hint, slots=1)
+    app = make_app("memory://", "llmgine", [], Program(run_hint), slots=1)
     return app.tasks[STEP_TASK].run("J", "draft")
 
 

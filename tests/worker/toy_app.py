@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -20,8 +21,8 @@ from typing import Any
 from celery import signals
 from kombu.entity import Queue
 
-from llmgine_workers import errors
-from llmgine_workers.celery_app import make_app
+from llmgine_workers import alive, errors
+from llmgine_workers.celery_app import Program, make_app
 from llmgine_workers.celery_pool import TaskPool
 from llmgine_workers.engine.outcome import (
     Dead,
@@ -33,6 +34,7 @@ from llmgine_workers.engine.outcome import (
     Wait,
 )
 
+alive.TOUCH_S = 0.1
 UNTIL = datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS: dict[str, Any] = json.loads(os.environ["TOY_SETTINGS"])
 
@@ -103,11 +105,18 @@ async def fail(name: str) -> Outcome:
     }[name]
 
 
+async def block(seconds: str) -> Outcome:
+    """Hold the loop's thread."""
+    time.sleep(float(seconds))  # noqa: ASYNC251 - that is the point
+    return Done()
+
+
 BEHAVIOUR: dict[str, Callable[[str], Coroutine[Any, Any, Outcome]]] = {
     "sleep": sleep,
     "meet": meet,
     "answer": answer,
     "fail": fail,
+    "block": block,
 }
 
 
@@ -131,8 +140,11 @@ class WitnessPool(TaskPool):
         return tell
 
 
-def on_received(**_: Any) -> None:
+def on_received(request: Any, **_: Any) -> None:
     received_by.set("the hub")
+    if "stick:" in str(request.message.payload):
+        note("stuck")
+        time.sleep(60)
 
 
 def on_prerun(task_id: str, **_: Any) -> None:
@@ -165,9 +177,8 @@ app = make_app(
         )
         for name in SETTINGS["queues"]
     ],
-    run_hint,
+    Program(run_hint, lifespan, lambda: note("touched", at=time.time())),
     slots=SETTINGS["slots"],
-    lifespan=lifespan,
 )
 app.conf.broker_heartbeat = SETTINGS["heartbeat"]
 app.conf.worker_pool = f"{__name__}:WitnessPool"

@@ -22,7 +22,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Producer
 
-from llmgine_workers.celery_app import make_app
+from llmgine_workers.celery_app import Program, make_app
 from llmgine_workers.engine.outcome import Outcome
 from tests.worker.proxy import Proxy
 
@@ -119,7 +119,7 @@ class ToyWorker:
 
     def control(self) -> Celery:
         """An application like the worker's, for remote control."""
-        return make_app(self.url, self.prefix, [self.queue], _never, slots=1)
+        return make_app(self.url, self.prefix, [self.queue], Program(_never), slots=1)
 
     # -- its queue --
 
