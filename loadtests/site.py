@@ -61,25 +61,34 @@ class Site:
         simulator: Sequence[str],
         workers: Sequence[str] = POOLS,
         rabbit: PrivateRabbit | None = None,
+        settings: str = "",
     ) -> None:
         self.folder = folder
+        self._settings = SETTINGS + settings
         self._workers = workers
         self.slots = slots
         self.postgres = Postgres(EmbeddedPostgres(folder / "postgres"))
         self.redis = RedisServer(EmbeddedValkey(folder / "valkey"))
         self.rabbit = Rabbit(rabbit or PrivateRabbit(folder / "rabbit"))
         self.calls = folder / "calls.jsonl"
-        self._simulator = simulator
-        self._port = _free_port()
+        self._simulator_arguments = simulator
+        self.simulator = ""
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.key = ""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Servers first, then everything of ours; returns when the gateway is ready."""
+        self.start_servers()
+        self.start_ours(self._workers)
+
+    def start_servers(self) -> None:
+        """The stores and the simulator, with our schema, topology and key in them."""
         for server in (self.postgres, self.redis, self.rabbit):
             server.start()
-        self._write_settings(self._start_simulator())
+        self.simulator = self._start_simulator()
+        self._write_settings()
         subprocess.run(self._llmgine("migrate"), check=True, env=self._environ())
         made = subprocess.run(
             [
@@ -91,11 +100,19 @@ class Site:
             stdout=subprocess.PIPE,
         )
         self.key = json.loads(made.stdout)["key"]
+
+    def start_ours(self, workers: Sequence[str], *options: str) -> None:
+        """Gateway, scheduler and a worker for each pool named; returns when ready."""
         for name in ("gateway", "scheduler"):
             self.spawn(name, name)
-        for number, pool in enumerate(self._workers):
-            self.spawn(f"{pool}-{number}", "worker", pool)
-        self._until_ready(len(self._workers))
+        for number, pool in enumerate(workers):
+            self.spawn(f"{pool}-{number}", "worker", pool, *options)
+        self._until_ready(len(workers))
+
+    def stop_ours(self) -> None:
+        """End what `start_ours` and `spawn` started; servers and simulator stay."""
+        names = [name for name in self.processes if name != "simulator"]
+        _end([self.processes.pop(name) for name in names])
 
     def spawn(self, name: str, *command: str) -> None:
         """Start one of our processes; its log is `<name>.log`."""
@@ -119,14 +136,7 @@ class Site:
 
     def stop(self) -> None:
         """End everything, in order."""
-        ours = list(self.processes.values())
-        for process in ours:
-            process.terminate()
-        for process in ours:
-            try:
-                process.wait(90)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        _end(list(self.processes.values()))
         for server in (self.rabbit, self.redis, self.postgres):
             server.restore()
             server.stop()
@@ -160,7 +170,7 @@ class Site:
     def _start_simulator(self) -> str:
         command = [sys.executable, "-m", "llmgine_workers.simulator", "--port", "0"]
         process = subprocess.Popen(
-            [*command, "--log", str(self.calls), *self._simulator],
+            [*command, "--log", str(self.calls), *self._simulator_arguments],
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
@@ -168,14 +178,15 @@ class Site:
         assert process.stdout is not None
         return process.stdout.readline().decode().split()[-1]
 
-    def _write_settings(self, simulator: str) -> None:
-        text = SETTINGS.format(
+    def _write_settings(self) -> None:
+        text = self._settings.format(
             postgres=self.postgres.url,
             rabbit=self.rabbit.url,
             redis=self.redis.url,
             port=self._port,
             slots=self.slots,
-            simulator=simulator,
+            simulator=self.simulator,
+            folder=self.folder,
         )
         (self.folder / "llmgine.toml").write_text(text)
 
@@ -194,7 +205,10 @@ class Site:
         return True
 
     async def _live_workers(self) -> int:
-        rows = await self.query("select count(*) from workers where beat_no > 0")
+        rows = await self.query(
+            "select count(*) from workers "
+            "where beat_no > 0 and stopped_at is null and dead_at is null"
+        )
         return int(rows[0][0])
 
 
@@ -209,7 +223,17 @@ def running(folder: Path, **options: Any) -> Iterator[Site]:
         site.stop()
 
 
-def _free_port() -> int:
+def _end(processes: Sequence[subprocess.Popen[bytes]], within_s: float = 90) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

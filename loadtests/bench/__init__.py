@@ -1,0 +1,1 @@
+"""How fast, at what cost, beside whom: `make bench`, and how the figures are had."""

@@ -1,0 +1,239 @@
+"""The systems under load: ours and its peers, on the same stores and provider."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+import redis
+
+from loadtests.bench.client import Target
+from loadtests.site import Site, free_port
+
+HERE = Path(__file__).parent
+PEERS_PYTHON = Path(__file__).parents[2] / "build/bench/bin/python"
+"""Where `make bench` installs what the peers need."""
+
+CHAIN = """
+name: ask
+inputs:
+  text: {type: string}
+steps:
+  - name: answer
+    llm: {model: fast, prompt: "{{ inputs.text }}"}
+"""
+PACE = ("--latency", "0.4", "--first-token", "0.02", "--chunk-rate", "50")
+"""A plain answer takes 0.4 s; a streamed one has 20 chunks, 20 ms apart."""
+
+
+class System(Target, Protocol):
+    """One system; `setting` is how many calls it may have open at once."""
+
+    name: str
+    settings: Sequence[int]
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Its own processes, by what they are."""
+
+    def start(self, setting: int) -> None:
+        """Returns when it takes jobs."""
+
+    def stop(self) -> None:
+        """End its processes; the stores stay."""
+
+    async def finished(self) -> int:
+        """How many jobs have their result stored since the start."""
+
+
+class Ours:
+    """Gateway, scheduler and workers, durable, as `Site` starts them."""
+
+    name = "llmgine"
+    settings: Sequence[int] = (200, 400)
+    path = "/v1/jobs"
+
+    def __init__(self, site: Site, workers: int = 1) -> None:
+        self._site = site
+        self._workers = workers
+        self.url = site.url
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The key that the site made."""
+        return {"Authorization": f"Bearer {self._site.key}"}
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """All that `start_ours` started."""
+        running = self._site.processes.items()
+        return {name: one.pid for name, one in running if name != "simulator"}
+
+    def body(self, prompt: str, *, stream: bool) -> dict[str, Any]:
+        """A job of one step of a chain that the installation knows by name."""
+        options = {"stream": stream, "timeout": "1h"}
+        return {"chain": "ask", "inputs": {"text": prompt}, "options": options}
+
+    def start(self, setting: int) -> None:
+        """With `setting` slots in each worker."""
+        workers = ["openai"] * self._workers
+        self._site.start_ours(workers, "--slots", str(setting))
+
+    def stop(self) -> None:
+        """In order, as SIGTERM does it."""
+        self._site.stop_ours()
+
+    async def finished(self) -> int:
+        """Asked of the ledger; AssertionError if one did not succeed."""
+        rows = await self._site.query(
+            "select count(*), count(*) filter (where state <> 'succeeded') from jobs "
+            "where state <> 'active'"
+        )
+        ended, unwell = rows[0]
+        assert not unwell, f"{unwell} jobs did not succeed"
+        return int(ended)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One peer: its module, the worker's command, and what may be calibrated."""
+
+    name: str
+    module: str
+    worker: tuple[str, ...]
+    settings: tuple[int, ...]
+
+
+KINDS = (
+    Kind(
+        "Celery",
+        "celery_peer",
+        ("celery", "-A", "{module}", "worker", "-P", "threads", "-c", "{setting}",
+         "--loglevel", "WARNING"),
+        (100, 200, 400),
+    ),
+    Kind(
+        "Dramatiq",
+        "dramatiq_peer",
+        ("dramatiq", "{module}", "--processes", "1", "--threads", "{setting}"),
+        (100, 200, 400),
+    ),
+    Kind(
+        "Taskiq",
+        "taskiq_peer",
+        ("taskiq", "worker", "{module}:broker", "--workers", "1", "--max-async-tasks",
+         "{setting}", "--log-level", "WARNING"),
+        (100, 200, 400),
+    ),
+)  # fmt: skip
+
+
+class Peer:
+    """FastAPI on uvicorn and one worker process, from a script of `peers`."""
+
+    headers: Mapping[str, str] = {}
+    path = "/jobs"
+
+    def __init__(self, kind: Kind, site: Site, python: Path) -> None:
+        self.name, self.settings = kind.name, kind.settings
+        self._kind, self._site, self._python = kind, site, python
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        database = 1 + KINDS.index(kind)
+        self._redis_url = _with_path(site.redis.url, f"/{database}")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """The front and the worker."""
+        return {name: one.pid for name, one in self._processes.items()}
+
+    def body(self, prompt: str, *, stream: bool) -> dict[str, Any]:
+        """What the scripts read."""
+        return {"prompt": prompt, "stream": stream}
+
+    def start(self, setting: int) -> None:
+        """On an empty database of results."""
+        with redis.Redis.from_url(self._redis_url) as results:
+            results.flushdb()
+        module, port = self._kind.module, str(self._port)
+        front = ("uvicorn", f"{module}:api", "--port", port, "--log-level", "warning")
+        worker = [p.format(module=module, setting=setting) for p in self._kind.worker]
+        self._spawn("front", [*front, "--no-access-log"], setting)
+        self._spawn("worker", worker, setting)
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL for what is left of it."""
+        trees = [
+            one
+            for process in self._processes.values()
+            for one in psutil.Process(process.pid).children(recursive=True)
+        ]
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait()
+        for left in trees:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        self._processes.clear()
+
+    async def finished(self) -> int:
+        """Each result is a key."""
+        with redis.Redis.from_url(self._redis_url) as results:
+            return int(results.dbsize())
+
+    def _spawn(self, name: str, command: Sequence[str], setting: int) -> None:
+        environ = {
+            **os.environ,
+            "AMQP_URL": self._site.rabbit.url,
+            "REDIS_URL": self._redis_url,
+            "OPENAI_BASE_URL": f"{self._site.simulator}/v1",
+            "OPENAI_API_KEY": "sk-simulated",
+            "CONCURRENCY": str(setting),
+        }
+        argv = [str(self._python.parent / command[0]), *command[1:]]
+        log_path = self._site.folder / f"{self._kind.module}-{name}.log"
+        with log_path.open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                argv,
+                env=environ,
+                cwd=HERE / "peers",
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+def store_pids(site: Site) -> dict[str, int]:
+    """The stores that all systems share."""
+    return {
+        "RabbitMQ": site.rabbit.server.pid,
+        "PostgreSQL": site.postgres.server.pid,
+        "Redis": site.redis.server.pid,
+    }
+
+
+def bench_site(folder: Path, *, simulator: Sequence[str] = PACE) -> Site:
+    """A site whose servers run, with the chain of one step; nothing of ours runs yet."""
+    (folder / "chains").mkdir(parents=True, exist_ok=True)
+    (folder / "chains" / "ask.yaml").write_text(CHAIN)
+    paths = '[chains]\npaths = ["{folder}/chains"]\n'
+    site = Site(folder, slots=200, simulator=simulator, settings=paths)
+    site.start_servers()
+    return site
+
+
+def _with_path(url: str, path: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
