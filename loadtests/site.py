@@ -24,6 +24,7 @@ import psutil
 from llmgine_workers.local import EmbeddedPostgres, EmbeddedValkey, PrivateRabbit
 from tests.servers import Postgres, Rabbit, RedisServer
 
+PROGRAM = "llmgine_workers.cli.app"
 POOLS = ("openai", "anthropic", "tools")
 
 SETTINGS = """
@@ -107,18 +108,18 @@ class Site:
             self.spawn(name, name)
         for number, pool in enumerate(workers):
             self.spawn(f"{pool}-{number}", "worker", pool, *options)
-        self._until_ready(len(workers))
+        self.until_ready(len(workers))
 
     def stop_ours(self) -> None:
         """End what `start_ours` and `spawn` started; servers and simulator stay."""
         names = [name for name in self.processes if name != "simulator"]
         _end([self.processes.pop(name) for name in names])
 
-    def spawn(self, name: str, *command: str) -> None:
+    def spawn(self, name: str, *command: str, module: str = PROGRAM) -> None:
         """Start one of our processes; its log is `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                self._llmgine(*command),
+                self._llmgine(*command, module=module),
                 env=self._environ(),
                 stdout=log,
                 stderr=log,
@@ -159,9 +160,9 @@ class Site:
         finally:
             await connection.close()
 
-    def _llmgine(self, *command: str) -> list[str]:
+    def _llmgine(self, *command: str, module: str = PROGRAM) -> list[str]:
         config = str(self.folder / "llmgine.toml")
-        start = [sys.executable, "-m", "llmgine_workers.cli.app", "--config", config]
+        start = [sys.executable, "-m", module, "--config", config]
         return [*start, *command]
 
     def _environ(self) -> dict[str, str]:
@@ -190,7 +191,8 @@ class Site:
         )
         (self.folder / "llmgine.toml").write_text(text)
 
-    def _until_ready(self, workers: int, seconds: float = 45) -> None:
+    def until_ready(self, workers: int, seconds: float = 45) -> None:
+        """Until the gateway listens and so many workers beat; TimeoutError."""
         deadline = time.monotonic() + seconds
         while not self._answers() or asyncio.run(self._live_workers()) < workers:
             if time.monotonic() > deadline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -73,11 +72,11 @@ async def _play(
 async def started(system: System, setting: int) -> AsyncIterator[None]:
     """The system runs in between, and has answered a few jobs."""
     try:
-        await asyncio.to_thread(system.start, setting)
+        await system.start(setting)
         await warm_up(system)
         yield
     finally:
-        await asyncio.to_thread(system.stop)
+        await system.stop()
 
 
 def _best(trials: Sequence[dict[str, Any]]) -> int:

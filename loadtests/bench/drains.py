@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
+
+import aiohttp
 
 from loadtests.bench import meter
 from loadtests.bench.client import generator, prompts
@@ -13,6 +16,9 @@ from loadtests.bench.systems import System, store_pids
 from loadtests.site import Site
 
 POLL_S = 0.1
+SHOWN = 20
+"""Results of a drain that are looked at."""
+
 STALLED_S = 30.0
 """Without one more result for so long, a system is stuck."""
 
@@ -22,15 +28,15 @@ async def drain(
 ) -> dict[str, Any]:
     """Post all at once and wait for the last result: rates, CPU per job, memory."""
     texts = prompts(jobs, seed=jobs, size=size)
-    before = await system.finished()
     ours, stores = meter.cpu_s(system.pids), meter.cpu_s(store_pids(site))
     offset = site.calls.stat().st_size
     async with generator(system) as load, meter.PeakMemory(system.pids) as memory:
         begun = time.monotonic()
         posts = await load.at_once(texts, stream=stream)
-        took = await until_finished(system, before + jobs) - begun
+        took = await until_finished(system, jobs) - begun
     ours = meter.spent(ours, meter.cpu_s(system.pids))
     stores = meter.spent(stores, meter.cpu_s(store_pids(site)))
+    await check_outputs(system, list(posts.begun))
     calls = calls_since(site.calls, offset)
     answered = [c for c in calls if c["ended"] == "completed" and c["stream"] == stream]
     assert len(answered) == jobs, f"{jobs} jobs, {len(answered)} answers"
@@ -51,10 +57,10 @@ async def steady(
 ) -> dict[str, Any]:
     """Open loop: how long from a job's POST until the provider has its call."""
     jobs = round(per_s * seconds)
-    before, offset = await system.finished(), site.calls.stat().st_size
+    offset = site.calls.stat().st_size
     async with generator(system) as load:
         posts = await load.at_rate(prompts(jobs, seed=1), per_s)
-    await until_finished(system, before + jobs)
+    await until_finished(system, jobs)
     found = dispatch_s(posts.begun, calls_since(site.calls, offset))
     assert len(found) == jobs, f"{jobs} jobs, {len(found)} were called"
     return {
@@ -67,26 +73,33 @@ async def steady(
 
 async def warm_up(system: System, jobs: int = 20) -> None:
     """Until it has answered a few jobs of both kinds: imports done, connections open."""
-    before = await system.finished()
-    posted = 0
+    await _until_listening(system)
     async with generator(system) as load:
-        await _until_listening(system)
         for stream in (False, True):
-            some = prompts(jobs, seed=2)
-            posted += len((await load.at_once(some, stream=stream)).begun)
-    await until_finished(system, before + posted)
+            await load.at_once(prompts(jobs, seed=2), stream=stream)
+    await until_finished(system, 2 * jobs)
 
 
-async def until_finished(system: System, count: int) -> float:
-    """The moment when so many jobs have a result; TimeoutError if no more come."""
-    seen, moved = -1, time.monotonic()
-    while (finished := await system.finished()) < count:
-        if finished > seen:
-            seen, moved = finished, time.monotonic()
+async def until_finished(system: System, posted: int) -> float:
+    """The moment when these, too, have a result; TimeoutError if no more come."""
+    system.posted += posted
+    fewest, moved = system.posted + 1, time.monotonic()
+    while left := await system.unfinished():
+        if left < fewest:
+            fewest, moved = left, time.monotonic()
         if time.monotonic() - moved > STALLED_S:
-            raise TimeoutError(f"{system.name}: {finished} of {count} jobs, then none")
+            raise TimeoutError(f"{system.name}: {left} jobs have no result, none comes")
         await asyncio.sleep(POLL_S)
     return time.monotonic()
+
+
+async def check_outputs(system: System, jobs: Sequence[str]) -> None:
+    """Some of the results, as the system shows them."""
+    async with aiohttp.ClientSession(system.url, headers=system.headers) as client:
+        for job in jobs[:: max(1, len(jobs) // SHOWN)]:
+            async with client.get(f"{system.path}/{job}") as answer:
+                shown = await answer.json()
+            assert shown["output"], f"{system.name}: {shown}"
 
 
 async def _until_listening(system: System, within_s: float = 30) -> None:

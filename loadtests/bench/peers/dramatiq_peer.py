@@ -1,4 +1,4 @@
-"""FastAPI and Dramatiq: RabbitMQ with confirms (its queues are classic), Redis results."""
+"""FastAPI and Dramatiq: confirms (its queues are classic ones), results in Redis."""
 
 import os
 from typing import Any
@@ -35,11 +35,8 @@ def ask(prompt: str, stream: bool) -> str:
     }
     if not stream:
         return openai.chat.completions.create(**asked).choices[0].message.content or ""
-    parts = []
-    for chunk in openai.chat.completions.create(**asked, stream=True):
-        if chunk.choices and chunk.choices[0].delta.content:
-            parts.append(chunk.choices[0].delta.content)
-    return "".join(parts)
+    chunks = openai.chat.completions.create(**asked, stream=True)
+    return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
 
 @api.post("/jobs", status_code=202)

@@ -56,4 +56,7 @@ async def submit(job: Job) -> dict[str, str]:
 @api.get("/jobs/{task}")
 async def show(task: str) -> dict[str, Any]:
     ready = await results.is_result_ready(task)
-    return {"id": task, "output": (await results.get_result(task)).return_value if ready else None}
+    return {
+        "id": task,
+        "output": (await results.get_result(task)).return_value if ready else None,
+    }
