@@ -104,12 +104,17 @@ class Ledger:
 
 
 def session_settings(schema: str) -> dict[str, str]:
-    """What every connection of ours sets: only our schema, no idle transactions."""
+    """What every connection of ours sets: only our schema, no idle transactions.
+
+    Statements are planned once: over day partitions, planning anew for the values at hand
+    cost half of the server's time, and finds the same plan.
+    """
     return {
         "search_path": schema,
         "application_name": "llmgine",
         "idle_in_transaction_session_timeout": "5000",
         "jit": "off",
+        "plan_cache_mode": "force_generic_plan",
     }
 
 
