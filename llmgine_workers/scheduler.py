@@ -12,7 +12,7 @@ from functools import partial
 
 from llmgine_workers import dead_letters
 from llmgine_workers.alive import TOUCH_S, toucher
-from llmgine_workers.engine import failover, upkeep
+from llmgine_workers.engine import failover, replays, upkeep
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
 from llmgine_workers.ledger import release, schema
@@ -27,6 +27,7 @@ Duty = Callable[[], Awaitable[object]]
 RELEASE_S = 0.1
 WAKE_S = 0.25
 EACH_SECOND = 1.0
+REPLAYS_S = 0.25
 LOST_HINTS_S = 5.0
 ROTATE_S = 5.0
 PARTITIONS_S = 3600.0
@@ -111,6 +112,7 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         ("count load", EACH_SECOND, partial(release.count_load, rt.ledger)),
         ("mirror letters", EACH_SECOND, partial(dead_letters.mirror, rt)),
         ("rotate", ROTATE_S, partial(dead_letters.rotate_if_due, rt)),
+        ("replays", REPLAYS_S, partial(replays.advance, rt)),
         ("partitions", PARTITIONS_S, partial(upkeep.keep_partitions, rt)),
     ]
 

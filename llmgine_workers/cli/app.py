@@ -12,7 +12,7 @@ import typer
 from llmgine_workers.cli import (
     api_keys,
     chain_commands,
-    dlq,
+    dlq_replay,
     job_lists,
     operate,
     pools,
@@ -94,7 +94,7 @@ def _register() -> None:
     panel = "Operate"
     app.command(rich_help_panel=panel)(operate.status)
     app.add_typer(pools.commands, name="pools", rich_help_panel=panel)
-    app.add_typer(dlq.commands, name="dlq", rich_help_panel=panel)
+    app.add_typer(dlq_replay.commands, name="dlq", rich_help_panel=panel)
     app.add_typer(api_keys.commands, name="keys", rich_help_panel=panel)
     app.command(rich_help_panel=panel)(operate.prune)
     app.command(rich_help_panel=panel)(operate.doctor)

@@ -66,14 +66,22 @@ def letter(found: Mapping[str, Any]) -> None:
                  "resolved_by", "resolution"):  # fmt: skip
         if found.get(name) is not None:
             say(f"{name.replace('_', ' '):12}{found[name]}")
+    _error(found)
+    attempts = [{**one, **_noted(one)} for one in found.get("attempts") or ()]
+    if attempts:
+        terminal.say_table(("step", *_ATTEMPT_COLUMNS), attempts, empty="")
+    for name in ("request", "raw"):
+        if found.get(name):
+            say(name)
+            terminal.say_value(found[name])
+    if found.get("state") == "open" and found.get("job"):
+        say(f"{'replay':12}llmgine dlq replay {found['id']}")
+
+
+def _error(found: Mapping[str, Any]) -> None:
     for name, value in (found.get("error") or {}).items():
         if value not in (None, False):
             say(f"{'error' if name == 'code' else '':12}{name}: {value}")
-    if found.get("raw"):
-        say("raw")
-        say(found["raw"])
-    if found.get("state") == "open" and found.get("job"):
-        say(f"{'replay':12}llmgine dlq replay {found['id']}")
 
 
 def _ending(found: Mapping[str, Any]) -> None:

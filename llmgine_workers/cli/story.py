@@ -102,7 +102,7 @@ class _Stage:
         _command("llmgine submit summarize -i text=... --watch")
         seen = await self._watch(await self._submit("summarize", {"text": TEXT}))
         _check(seen.job["state"] == "failed", "the job failed")
-        letters = await dead_letters.list_open(self.rt)
+        letters = await dead_letters.listed(self.rt)
         _command("llmgine dlq list")
         for letter in letters:
             error = letter["error"]
@@ -133,7 +133,7 @@ class _Stage:
             "only the step that had failed",
         )
         _check_cost(seen.job, calls)
-        left = await dead_letters.list_open(self.rt)
+        left = await dead_letters.listed(self.rt)
         _check(not left, "no open letter is left")
         await dead_letters.reconcile(self.rt)
         await self._check_depth(0)

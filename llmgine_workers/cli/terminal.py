@@ -54,6 +54,11 @@ def say_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def say_line(value: Any) -> None:
+    """One JSON text to a line, for programs."""
+    sys.stdout.write(as_json(value) + "\n")
+
+
 def as_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that is exact and that no terminal obeys: unsafe characters are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)

@@ -188,7 +188,7 @@ async def go_on(
     """Plan and write what the plan says; an error in it fails the job, not the result."""
     past = await history.read(connection, job.id)
     try:
-        next_up = _plan(job, chain, past)
+        next_up = planned(job, chain, past)
         fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
         output = as_json(next_up.output) if next_up.finished else ""
     except Exception as error:  # a bug of ours must not cost the result either
@@ -204,7 +204,8 @@ async def go_on(
         told.end = "succeeded"
 
 
-def _plan(job: LockedJob, chain: Chain, past: History) -> Plan:
+def planned(job: LockedJob, chain: Chain, past: History) -> Plan:
+    """What a job's past makes ready; PlanFailed if a text cannot be filled in."""
     fallbacks = {step.path: step for step in steps_of(chain)}
     finished = {
         path: _result(state, body, fallbacks[path].fallback)

@@ -58,6 +58,11 @@ class Chains:
         for version, chain in fresh.items():
             self._remember(version, chain)
 
+    async def keep(self, connection: Connection, chain: Chain) -> None:
+        """Store one chain as part of a transaction, without a name that means it."""
+        version = version_of(chain)
+        await registry.keep(connection, [(chain.name, version, _body(chain))])
+
     async def push(self, chain: Chain) -> str:
         """Make a chain what its name means; answers its version."""
         version = version_of(chain)

@@ -272,6 +272,19 @@ class LetterResolved(Fact):
 
 
 @dataclass(frozen=True)
+class ReplayProgress(Fact):
+    """For handlers: a replay has started letters, or is over."""
+
+    type = "replay.progress"
+    replay: UUID
+    state: str
+    total: int
+    replayed: int
+    succeeded: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class WorkerFact(Fact):
     """For handlers: something about one worker process."""
 

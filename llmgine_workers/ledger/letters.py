@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+import asyncpg
 
 from llmgine_workers import clock
 from llmgine_workers.errors import Failure
 from llmgine_workers.ledger.connection import Connection, Ledger
+from llmgine_workers.ledger.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from llmgine_workers.ledger.records import LockedJob
 
 RAW_KEPT = 64 * 1024
 """Bytes kept of a message that could not be read."""
+
+RAW_SHOWN = 200
+"""Bytes of it in a list; the letter itself has all that is kept."""
 
 _FAILED_STEPS = """
 select path, pool, failure from steps where job_id = $1 and state = 'failed' order by path
@@ -29,10 +35,66 @@ select $1, $2, $3, $4, $5, $6, $7, $8, $9, sum(coalesce(cost, reserved, 0)), $10
 from attempts where job_id = $2
 """
 
-_COLUMNS = """
-id, state, job_id as job, tenant, chain, step, pool, error, fingerprint,
-run as replays, cost, task_id, raw, created_at, resolved_at, resolved_by, resolution
+# A pass that was killed before its acknowledgement meets the message again.
+_WRITE_RAW = """
+with fresh as (
+    insert into raw_deliveries (delivery, letter) values ($5, $1)
+    on conflict do nothing returning letter
+)
+insert into letters (id, error, fingerprint, raw)
+select letter, $2, $3, $4 from fresh returning id
 """
+
+_BUT_RAW = """
+id, state, job_id as job, tenant, chain, step, pool, error, fingerprint,
+run as replays, cost, task_id, created_at, resolved_at, resolved_by, resolution
+"""
+COLUMNS = f"{_BUT_RAW}, raw"
+_IN_LISTS = f"{_BUT_RAW}, substring(raw for {RAW_SHOWN}) as raw"
+
+_ATTEMPTS = """
+select * from attempts where job_id = $1 and run = $2
+   and (path = $3 or state in ('failed', 'ambiguous'))
+order by path, n
+"""
+_REQUEST = """
+select body from payloads where job_id = $1 and path = $2 and kind = 'request'
+"""
+
+STATES = ("open", "resolved", "ignored")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which letters are meant; None means any. `since` is included, `until` is not."""
+
+    tenant: str | None = None
+    chain: str | None = None
+    step: str | None = None
+    pool: str | None = None
+    code: str | None = None
+    fingerprint: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    state: str | None = "open"
+    task_id: UUID | None = None
+
+    def where(self) -> tuple[str, list[Any]]:
+        """The condition, with `$1` and on for its values."""
+        conditions = ["true"]
+        if self.state is not None:  # written out, for the index of the open ones
+            conditions.append(f"state = '{STATES[STATES.index(self.state)]}'")
+        values: list[Any] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and field.name != "state":
+                values.append(value)
+                bound = _BOUNDS.get(field.name, f"{field.name} =")
+                conditions.append(f"{bound} ${len(values)}")
+        return " and ".join(conditions), values
+
+
+_BOUNDS = {"since": "created_at >=", "until": "created_at <"}
 
 
 async def write(connection: Connection, job: LockedJob, failure: Failure) -> UUID:
@@ -48,144 +110,98 @@ async def write(connection: Connection, job: LockedJob, failure: Failure) -> UUI
     await connection.execute(
         _WRITE,
         letter, job.id, job.run, job.tenant, job.chain_name, step, pool, error,
-        fingerprint(failure, step), clock.task_id(job.id, step or "", job.run),
+        fingerprint(failure.code, failure.message, job.chain_name, step),
+        clock.task_id(job.id, step or "", job.run),
     )  # fmt: skip
     return letter
 
 
-async def write_unprocessable(ledger: Ledger, raw: bytes, why: str) -> UUID:
-    """The letter of a message that nobody could read, kept raw."""
+async def write_unprocessable(
+    ledger: Ledger, raw: bytes, why: str, delivery: bytes
+) -> UUID | None:
+    """The letter of a message that nobody could read, kept raw.
+
+    None if this `delivery` has its letter already.
+    """
     failure = Failure("unprocessable", why)
-    letter = clock.uuid7()
     async with ledger.connection() as connection:
-        await connection.execute(
-            "insert into letters (id, error, fingerprint, raw, mirrored_at) "
-            "values ($1, $2, $3, $4, null)",
-            letter, failure.as_dict(), fingerprint(failure, None), raw[:RAW_KEPT],
+        found: UUID | None = await connection.fetchval(
+            _WRITE_RAW,
+            clock.uuid7(), failure.as_dict(), fingerprint(failure.code, why),
+            raw[:RAW_KEPT], delivery,
         )  # fmt: skip
-    return letter
+    return found
 
 
 async def listed(
-    ledger: Ledger,
-    *,
-    state: str | None = "open",
-    limit: int = 100,
-    tenant: str | None = None,
+    ledger: Ledger, wanted: Wanted, *, limit: int, before: UUID | None = None
 ) -> list[dict[str, Any]]:
-    """Letters, newest first."""
+    """Letters, newest first, with the beginnings of raw messages only."""
+    condition, values = wanted.where()
+    if before is not None:
+        values.append(before)
+        condition += f" and id < ${len(values)}"
     async with ledger.connection() as connection:
         rows = await connection.fetch(
-            f"select {_COLUMNS} from letters where ($1::text is null or state = $1) "
-            "and ($2::text is null or tenant = $2) order by id desc limit $3",
-            state,
-            tenant,
-            limit,
-        )
+            f"select {_IN_LISTS} from letters where {condition} "
+            f"order by id desc limit ${len(values) + 1}",
+            *values, limit,
+        )  # fmt: skip
     return [dict(row) for row in rows]
 
 
-async def found(ledger: Ledger, letter: UUID) -> dict[str, Any] | None:
+async def found(
+    ledger: Ledger, letter: UUID, tenant: str | None = None
+) -> dict[str, Any] | None:
     """One letter by its id, or by the id of its job (the newest then)."""
     async with ledger.connection() as connection:
         row = await connection.fetchrow(
-            f"select {_COLUMNS} from letters where id = $1 or job_id = $1 "
-            "order by id desc limit 1",
-            letter,
-        )
+            f"select {COLUMNS} from letters where (id = $1 or job_id = $1) "
+            "and ($2::text is null or tenant = $2) order by id desc limit 1",
+            letter, tenant,
+        )  # fmt: skip
     return dict(row) if row else None
 
 
-async def states(ledger: Ledger, ids: Sequence[UUID]) -> dict[UUID, str]:
-    """The states of the letters with these ids."""
+async def attempts(
+    ledger: Ledger, job: UUID, run: int, step: str | None
+) -> list[asyncpg.Record]:
+    """The calls of that run which led to the letter: the failed step's, and all that
+    failed."""
     async with ledger.connection() as connection:
-        rows = await connection.fetch(
-            "select id, state from letters where id = any($1)", list(ids)
-        )
-    return {row["id"]: row["state"] for row in rows}
+        return list(await connection.fetch(_ATTEMPTS, job, run, step))
 
 
-async def take_unmirrored(ledger: Ledger, limit: int) -> list[dict[str, Any]]:
-    """Open letters without a copy in the broker: marked as mirrored, to be published.
-
-    A crash before that leaves them marked; the next rotate does not meet them then.
-    """
+async def request(ledger: Ledger, job: UUID, step: str) -> str | None:
+    """The step's rendered request (JSON), while it is kept."""
     async with ledger.connection() as connection:
-        rows = await connection.fetch(
-            "update letters set mirrored_at = now() where id in (select id from letters "
-            "where state = 'open' and mirrored_at is null order by id limit $1 "
-            f"for update skip locked) returning {_COLUMNS}",
-            limit,
-        )
-    return [dict(row) for row in rows]
+        body = await connection.fetchval(_REQUEST, job, step)
+    return str(body) if body is not None else None
 
 
-async def unmark(ledger: Ledger, ids: Sequence[UUID]) -> None:
-    """Their copies were not confirmed by the broker."""
+async def count(ledger: Ledger, wanted: Wanted) -> int:
+    """How many there are."""
+    condition, values = wanted.where()
     async with ledger.connection() as connection:
-        await connection.execute(
-            "update letters set mirrored_at = null where id = any($1)", list(ids)
-        )
-
-
-async def count_mirrored(ledger: Ledger, most: int) -> int:
-    """How many messages `<prefix>.dead`, which keeps the newest `most`, should hold."""
-    async with ledger.connection() as connection:
-        found = await connection.fetchval(
-            "select count(*) from letters where state = 'open' "
-            "and mirrored_at is not null"
-        )
-    return min(int(found), most)
-
-
-async def mark_unseen(
-    ledger: Ledger, seen: Sequence[UUID], before: UUID, most: int
-) -> None:
-    """Open letters older than `before` that a whole rotate did not meet: to publish.
-
-    Only the newest `most` are expected there.
-    """
-    async with ledger.connection() as connection:
-        await connection.execute(
-            "update letters set mirrored_at = null where state = 'open' "
-            "and mirrored_at is not null and id < $2 and not id = any($1) "
-            "and id in (select id from letters where state = 'open' "
-            "order by id desc limit $3)",
-            list(seen), before, most,
-        )  # fmt: skip
-
-
-async def set_dirty(connection: Connection) -> None:
-    """`<prefix>.dead` may hold letters that are resolved by now."""
-    await connection.execute("update mirror set dirty = true")
-
-
-async def begin_rotate(ledger: Ledger) -> bool:
-    """Take the one right to rotate, for a minute; False while another has it."""
-    async with ledger.connection() as connection:
-        return bool(
+        return int(
             await connection.fetchval(
-                "update mirror set dirty = false, "
-                "rotating_until = now() + interval '1 minute' "
-                "where coalesce(rotating_until, now()) <= now() returning true"
+                f"select count(*) from letters where {condition}", *values
             )
         )
 
 
-async def end_rotate(ledger: Ledger) -> None:
-    """Give the right back."""
-    async with ledger.connection() as connection:
-        await connection.execute("update mirror set rotating_until = null")
-
-
-async def is_dirty(ledger: Ledger) -> bool:
-    """Whether there may be something to take out of `<prefix>.dead`."""
-    async with ledger.connection() as connection:
-        return bool(await connection.fetchval("select dirty from mirror"))
-
-
-def fingerprint(failure: Failure, step: str | None) -> str:
-    """What groups letters: code, step and message without numbers and ids."""
-    message = re.sub(r"\b[0-9a-f-]{8,}\b|\d+", "#", failure.message)
-    text = f"{failure.code}\n{step or ''}\n{message}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+async def close(
+    ledger: Ledger, ids: Sequence[UUID], state: str, by: str, tenant: str | None
+) -> list[dict[str, Any]]:
+    """Resolve (as discarded) or ignore letters; answers those that this has changed."""
+    async with ledger.transaction() as connection:
+        rows = await connection.fetch(
+            "update letters set state = $2, resolved_by = $3, resolved_at = now(), "
+            "resolution = case when $2 = 'resolved' then 'discarded' end "
+            "where id = any($1) and ($4::text is null or tenant = $4) "
+            "and state <> 'resolved' and state <> $2 returning id, job_id as job",
+            list(ids), state, by, tenant,
+        )  # fmt: skip
+        if rows:
+            await connection.execute("update mirror set dirty = true")
+    return [dict(row) for row in rows]

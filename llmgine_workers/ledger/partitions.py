@@ -12,7 +12,10 @@ from uuid import UUID
 from llmgine_workers import clock
 from llmgine_workers.ledger.connection import Connection, Ledger
 
-TABLES = ("batches", "jobs", "steps", "payloads", "attempts", "letters")
+TABLES = (
+    "batches", "jobs", "steps", "payloads", "attempts", "letters", "replays",
+    "replay_letters",
+)  # fmt: skip
 _NO_QUEUE = "set local lock_timeout = '2s'"
 """Who waits for an exclusive lock holds up everybody behind; later will do."""
 

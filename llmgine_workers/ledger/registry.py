@@ -9,15 +9,20 @@ from llmgine_workers.ledger.connection import Connection, Ledger
 
 async def store(ledger: Ledger, chains: Sequence[tuple[str, str, str]]) -> None:
     """Keep names, versions and their JSON; storing them again changes nothing."""
+    async with ledger.connection() as connection:
+        await keep(connection, chains)
+
+
+async def keep(connection: Connection, chains: Sequence[tuple[str, str, str]]) -> None:
+    """The same as part of a transaction."""
     # In one order everywhere, or two transactions may wait for each other's rows.
     columns = zip(*sorted(chains, key=lambda chain: chain[1]), strict=True)
-    async with ledger.connection() as connection:
-        await connection.execute(
-            "insert into chains (name, version, body) "
-            "select * from unnest($1::text[], $2::text[], $3::text[]) "
-            "on conflict do nothing",
-            *map(list, columns),
-        )
+    await connection.execute(
+        "insert into chains (name, version, body) "
+        "select * from unnest($1::text[], $2::text[], $3::text[]) "
+        "on conflict do nothing",
+        *map(list, columns),
+    )
 
 
 async def push(ledger: Ledger, name: str, version: str, body: str) -> None:

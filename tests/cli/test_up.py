@@ -184,9 +184,11 @@ def test_a_failed_job_is_listed_replayed_and_gone(up: Up) -> None:
     assert letter["id"] in failed.stderr
     assert letter["id"] in up.ok("dlq", "list")
     assert "provider_rejected" in up.ok("dlq", "show", letter["id"])
-    assert "llmgine watch" in up.ok("dlq", "replay", letter["id"])
+    replayed = up.ok("dlq", "replay", letter["id"], "--yes")
+    assert "1 succeeded of 1" in replayed
+    assert f"llmgine watch {letter['job']}" in replayed
     assert up.llmgine("watch", letter["job"]).returncode == 0
-    assert up.llmgine("dlq", "replay", letter["id"]).returncode == 65
+    assert up.llmgine("dlq", "replay", letter["id"], "--yes").returncode == 65
     assert json.loads(up.ok("dlq", "reconcile", "--json"))["kept"] == 0
     assert json.loads(up.ok("status", "--json"))["dead_queue"] == 0
 

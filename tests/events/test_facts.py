@@ -72,11 +72,10 @@ def test_the_list_of_facts_is_the_interfaces() -> None:
 
     public = """job.queued step.queued step.started step.waiting step.delta
         step.restarted step.finished job.finished job.replayed stream.snapshot"""
-    # Without the one that no part emits yet: replay.progress.
     internal = """attempt.started attempt.finished step.claimed step.released
         step.failed_over
         limit.refused gate.closed gate.opened lease.lost publish.failed
-        letter.recorded letter.resolved worker.started worker.draining
+        letter.recorded letter.resolved replay.progress worker.started worker.draining
         worker.stopped"""
     assert kinds(JobFact) == set(public.split())
     assert kinds(Fact) == set(public.split()) | set(internal.split())

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import jobs, letters, steps, sweep
+from llmgine_workers.ledger import jobs, steps, sweep
 from llmgine_workers.ledger.records import Finish, StepKey
 from tests.ledger.rows import OVERLOADED, PAID, REJECTED, Place
 
@@ -165,12 +165,3 @@ async def test_a_letter_names_every_step_that_failed(place: Place) -> None:
     assert (row["chain"], row["state"], row["cost"]) == ("summarize", "open", 240)
     assert row["error"]["code"] == "provider_rejected"
     assert "sides.con" in row["error"]["message"]
-
-
-async def test_letters_of_one_kind_of_failure_share_a_fingerprint() -> None:
-    one = Failure("provider_rejected", "no model 4711 for 01a1fa83-447d-7a9c-abd4-d2e7")
-    two = Failure("provider_rejected", "no model 8 for 01b2ce11-447d-7a9c-abd4-ffff")
-    other = Failure("provider_auth", "no model 8 for 01b2ce11-447d-7a9c-abd4-ffff")
-    assert letters.fingerprint(one, "draft") == letters.fingerprint(two, "draft")
-    assert letters.fingerprint(one, "draft") != letters.fingerprint(one, "final")
-    assert letters.fingerprint(two, "draft") != letters.fingerprint(other, "draft")

@@ -1,0 +1,11 @@
+"""Letters by code and group, replays as actions: runs the SQL beside."""
+
+from llmgine_workers.ledger.migrate import run_sql
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    """Forward only: a ledger is never taken back."""
+    run_sql(__file__)
