@@ -92,10 +92,16 @@ def _why(step: OpenStep, seen: PoolSeen | None, gate: Gate) -> str:
     if seen is None:
         return "no scheduler has looked at this pool yet"
     unseen_s = (seen.at - seen.ticked_at).total_seconds()
+    if seen.paused_at:
+        return paused(seen)
     if unseen_s > UNSEEN_S:
         return f"no scheduler has looked at this pool for {unseen_s:.0f} s"
     if not seen.workers:
         return "no live worker serves it"
+    return _turn(step, seen, gate)
+
+
+def _turn(step: OpenStep, seen: PoolSeen, gate: Gate) -> str:
     if gate.state in _GATES:
         until = clock.rfc3339(gate.until)
         when = f"closed until {until}" if until else "closed while one probe is made"
@@ -103,12 +109,24 @@ def _why(step: OpenStep, seen: PoolSeen | None, gate: Gate) -> str:
     if step.is_released:
         why = "its workers were told of it and take it in turn"
     elif seen.backlogged:
-        why = "steps of a higher priority or of older jobs go first (not counted)"
+        why = (
+            "steps of a higher priority, other tenants in their turn, or older jobs "
+            "go first (not counted)"
+        )
     else:
         why = "the scheduler is about to release it"
     if gate.state == "unknown":
         why += "; whether its gate is open is not known while Redis is away"
     return why
+
+
+def paused(seen: PoolSeen) -> str:
+    """A person's word, which only a person takes back."""
+    why = f" ({seen.paused_reason})" if seen.paused_reason else ""
+    return (
+        f"an operator paused the pool at {clock.rfc3339(seen.paused_at)}{why}; "
+        f"`llmgine pools resume {seen.pool}` lets it go on"
+    )
 
 
 def _count(number: int, noun: str) -> str:

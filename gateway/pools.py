@@ -67,9 +67,16 @@ def _shown(name: str, seen: PoolSeen | None, gate: Gate) -> dict[str, Any]:
         **{count: getattr(seen, count, 0) for count in _COUNTS},
         "backlogged": seen is not None and seen.backlogged,
         "gate": {"state": gate.state, "until": clock.rfc3339(gate.until)},
+        "paused": _paused(seen),
         "seen_at": clock.rfc3339(seen.ticked_at) if seen else None,
         "counted_at": clock.rfc3339(seen.counted_at) if seen else None,
     }
+
+
+def _paused(seen: PoolSeen | None) -> dict[str, Any] | None:
+    if seen is None or seen.paused_at is None:
+        return None
+    return {"since": clock.rfc3339(seen.paused_at), "reason": seen.paused_reason}
 
 
 def _in(seconds: float) -> datetime:

@@ -266,6 +266,13 @@ class PoolGate(_Shape):
     until: datetime | None
 
 
+class Paused(_Shape):
+    """An operator's word that no call of the pool may begin."""
+
+    since: datetime
+    reason: str | None
+
+
 class Pool(_Shape):
     """The workers of one queue, and their work over all tenants.
 
@@ -281,6 +288,7 @@ class Pool(_Shape):
     running: int
     waiting: int
     gate: PoolGate
+    paused: Paused | None
     seen_at: datetime | None = Field(description="by a scheduler; null: never")
     counted_at: datetime | None
 

@@ -216,6 +216,12 @@ class LimitSettings(_Section):
         return self.match.partition("/")[0]
 
 
+class TenantSettings(_Section):
+    """One tenant's `weight`: its share of a pool that several tenants want."""
+
+    weight: Annotated[float, Field(ge=0.01, le=1000)] = 1.0
+
+
 class PriceSettings(_Section):
     """Dollars per million tokens."""
 
@@ -250,6 +256,7 @@ class Settings(_Section):
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
     models: dict[str, ModelList] = Field(default_factory=dict)
     limits: tuple[LimitSettings, ...] = ()
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict)
     prices: dict[str, PriceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")

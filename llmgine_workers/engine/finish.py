@@ -196,7 +196,9 @@ async def go_on(
         return
     owner = (job.id, job.tenant, job.priority)
     told.queued = fresh
-    told.released = rt.pools.release_now(step.pool for step in fresh)
+    told.released = rt.pools.release_now(
+        job.tenant, ((step.pool, job.priority) for step in fresh)
+    )
     await jobs.insert_steps(connection, owner, fresh, told.released)
     await jobs.insert_skipped(connection, owner, next_up.skipped)
     if next_up.finished:

@@ -21,6 +21,10 @@ from llmgine_workers.resilience.admission import CANCELLED, SUCCEEDED, Admitted
 
 Next: TypeAlias = Callable[[Visit], Awaitable[Answer]]
 
+PAUSED_WAIT_S = 3600.0
+"""Nobody knows how long; it is looked at again this soon, in case nobody is left who
+resumes."""
+
 BUDGET_WAIT_S = 1.0
 """A sibling's call may give some of its reservation back; look again this soon."""
 
@@ -36,6 +40,14 @@ async def retry_in_place(visit: Visit, call: Next) -> Answer:
         attempts_left=visit.step.max_attempts - visit.step.tries,
         seconds_left=lambda: visit.call_seconds_left,
     )
+
+
+async def open_pool(visit: Visit, call: Next) -> Answer:
+    """Nothing begins in a pool that a person paused; resuming wakes what waits for it."""
+    paused = visit.rt.pools.paused(visit.rt.pool)
+    if paused:
+        raise Refused("paused", paused, PAUSED_WAIT_S)
+    return await call(visit)
 
 
 async def admission(visit: Visit, call: Next) -> Answer:

@@ -16,6 +16,7 @@ Gate: TypeAlias = Callable[[Visit, Next], Awaitable[Answer]]
 GATES: dict[str, tuple[tuple[Gate, ...], Next]] = {
     "llm": (
         (
+            gates.open_pool,
             gates.retry_in_place,
             gates.admission,
             gates.attempt,
@@ -25,6 +26,7 @@ GATES: dict[str, tuple[tuple[Gate, ...], Next]] = {
     ),
     "tool": (
         (
+            gates.open_pool,
             gates.attempt,
         ),
         call_tool,

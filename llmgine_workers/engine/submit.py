@@ -84,7 +84,7 @@ async def submit(
         job = check(rt, tenant, request, await chosen.of(request), clock.uuid7())
         await _check_room(rt, tenant, [job])
         await chosen.store()
-        released = _released(rt, [job])
+        released = _released(rt, tenant, [job])
         await jobs.insert(rt.ledger, job, released, key)
     except (Refusal, KeyTaken) as error:
         return Submitted(await _earlier(rt, tenant, key, error), replayed=True)
@@ -107,7 +107,7 @@ async def submit_batch(
         made = [replace(job, batch=batch) for job in made]
         await _check_room(rt, tenant, made)
         await chosen.store()
-        released = _released(rt, made)
+        released = _released(rt, tenant, made)
         await jobs.insert_batch(rt.ledger, Batch(batch, tenant, made), released, key)
     except (Refusal, KeyTaken) as error:
         return SubmittedBatch(await _earlier(rt, tenant, key, error), replayed=True)
@@ -164,8 +164,10 @@ async def _check_room(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:
         )
 
 
-def _released(rt: Runtime, new: Sequence[NewJob]) -> list[bool]:
-    return rt.pools.release_now(step.pool for job in new for step in job.steps)
+def _released(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> list[bool]:
+    return rt.pools.release_now(
+        tenant, ((step.pool, job.priority) for job in new for step in job.steps)
+    )
 
 
 async def _earlier(

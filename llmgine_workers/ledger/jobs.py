@@ -36,15 +36,15 @@ _INSERT_STEPS = """
 with new as (
     select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[],
                          $6::text[], $7::text[], $8::float8[], $9::int[], $10::text[],
-                         $11::text[], $12::bool[], $13::text[])
+                         $11::text[], $12::int[], $13::int[], $14::bool[], $15::text[])
     as new (job_id, tenant, class, path, kind, pool, request, timeout_s, max_attempts,
-            model, why, released, models)
+            model, why, tokens_in, tokens_out, released, models)
 ), step as (
     insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
-                       max_attempts, timeout_s, model, why, models)
+                       max_attempts, timeout_s, model, why, tokens_in, tokens_out, models)
     select job_id, path, kind, pool, tenant, class, 'queued',
            case when released then now() end, max_attempts, timeout_s, model, why,
-           array(select jsonb_array_elements_text(models::jsonb))
+           tokens_in, tokens_out, array(select jsonb_array_elements_text(models::jsonb))
     from new
 )
 insert into payloads (job_id, path, kind, body)
@@ -212,6 +212,8 @@ async def _insert_steps(
             [step.max_attempts for _, step in owned],
             [step.model for _, step in owned],
             [step.why for _, step in owned],
+            [step.tokens_in for _, step in owned],
+            [step.tokens_out for _, step in owned],
             list(released),
             [orjson.dumps(step.models).decode() for _, step in owned],
         )

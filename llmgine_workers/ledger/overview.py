@@ -29,7 +29,7 @@ from names left join counts using (pool) left join live using (pool) order by po
 
 _SEEN = """
 select pool, live as workers, slots, credit, backlogged, queued, running, waiting,
-       ticked_at, counted_at, now() as at
+       ticked_at, counted_at, paused_at, paused_reason, now() as at
 from pools order by pool
 """
 
@@ -38,7 +38,8 @@ from pools order by pool
 class PoolSeen:
     """One pool as the scheduler saw it: at `ticked_at`, its steps at `counted_at`.
 
-    `at` is the ledger's time, to tell how long ago that was.
+    `at` is the ledger's time, to tell how long ago that was; `paused_at` is since when
+    nobody may call, by a person's word.
     """
 
     pool: str
@@ -52,6 +53,8 @@ class PoolSeen:
     ticked_at: datetime
     counted_at: datetime | None
     at: datetime
+    paused_at: datetime | None = None
+    paused_reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ class StepKey:
 
 @dataclass(frozen=True)
 class NewStep:
-    """A step that `plan()` found ready. `request` is JSON, already rendered."""
+    """A step that `plan()` found ready. `request` is JSON, already rendered.
+
+    Tokens are upper bounds of its call: what it weighs in its tenant's turn.
+    """
 
     path: str
     kind: str
@@ -36,6 +39,8 @@ class NewStep:
     model: str | None = None
     why: str | None = None
     models: tuple[str, ...] = ()
+    tokens_in: int = 1
+    tokens_out: int = 0
 
 
 @dataclass(frozen=True)

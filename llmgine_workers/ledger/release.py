@@ -2,50 +2,95 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import asyncpg
 
+from llmgine_workers.ledger import pools
 from llmgine_workers.ledger.connection import Connection, Ledger
-from llmgine_workers.ledger.records import Released, StepKey
+from llmgine_workers.ledger.fairness import Counted, Gate, Head, Queue, take_turns
+from llmgine_workers.ledger.records import CLASSES, Released, StepKey
 
-LEAST_WINDOW = 100
 LOST_AFTER_S = 30
 """A hint this old is suspect; it counts as lost only with a sign beside its age."""
 
+RING = 256
+"""Tenants whose turns are compared at one look."""
+
+LOOKS = 8
+"""Looks of one tick, over all classes; what is left waits for the next tick."""
+
+# A backlog is only ever entered by its index. With the planner's guess, a day whose
+# statistics are old would be sorted whole, ten times a second.
+_BY_INDEX = """
+set local enable_seqscan = off; set local enable_bitmapscan = off;
+set local enable_sort = off; set local enable_hashagg = off
+"""
+
+# Jumps from tenant to tenant in the index of held steps, around the ring once.
+_RING = """
+with recursive behind as (
+    (select tenant, 1 as n from steps
+     where pool = $1 and class = $2 and state = 'queued' and released_at is null
+       and tenant > $3 order by tenant limit 1)
+    union all
+    select (select s.tenant from steps s
+            where s.pool = $1 and s.class = $2 and s.state = 'queued'
+              and s.released_at is null and s.tenant > behind.tenant
+            order by s.tenant limit 1), n + 1
+    from behind where n < $4 and behind.tenant is not null
+)
+select tenant from behind where tenant is not null
+"""
+
+_HEADS = """
+select s.job_id as job, s.path, s.tenant, s.class as priority, s.model,
+       s.tokens_in, s.tokens_out
+from unnest($3::text[]) with ordinality as ring (tenant, place)
+cross join lateral (
+    select * from steps
+    where pool = $1 and class = $2 and tenant = ring.tenant
+      and state = 'queued' and released_at is null
+    order by job_id limit $4
+) s
+order by ring.place
+"""
+
+_PUBLISHED = """
+select job_id as job, path, tenant, class as priority, model, tokens_in, tokens_out
+from steps where pool = $1 and state = 'queued' and released_at is not null
+"""
+
+_LEFT = """
+select tenant, tokens from deficits
+where pool = $1 and class = $2 and tenant = any($3)
+"""
+
+_KEEP_LEFT = """
+with left_over as (
+    select * from unnest($3::text[], $4::float8[]) as l (tenant, tokens)
+), gone as (
+    delete from deficits d using left_over l
+    where d.pool = $1 and d.class = $2 and d.tenant = l.tenant and l.tokens = 0
+)
+insert into deficits (pool, class, tenant, tokens)
+select $1, $2, tenant, tokens from left_over where tokens <> 0
+on conflict (pool, class, tenant) do update set tokens = excluded.tokens
+"""
+
 _RELEASE = """
 with due as (
-    select job_id, path from steps
-    where pool = $1 and state = 'queued' and released_at is null
-    order by class, job_id limit $2
-    for update skip locked
+    select s.job_id, s.path
+    from unnest($1::uuid[], $2::text[]) as chosen (job_id, path)
+    join steps s using (job_id, path)
+    where s.state = 'queued' and s.released_at is null
+    for update of s skip locked
 )
 update steps s set released_at = now()
 from due, jobs j
 where s.job_id = due.job_id and s.path = due.path and j.id = s.job_id
-returning s.job_id, s.path, s.pool, j.chain_name, j.run, s.class
-"""
-
-_STATE = """
-with live as (
-    select count(*) as live, coalesce(sum(slots), 0) as slots from workers
-    where pool = $1 and dead_at is null and stopped_at is null
-), published as (
-    select count(*) as n from steps
-    where pool = $1 and state = 'queued' and released_at is not null
-), held as (
-    select exists (select from steps where pool = $1 and state = 'queued'
-                   and released_at is null) as any
-)
-insert into pools as p (pool, live, slots, credit, backlogged)
-select $1, live, slots,
-       greatest(0, least($2, greatest($3, 2 * slots), $4) - published.n), held.any
-from live, published, held
-on conflict (pool) do update set live = excluded.live, slots = excluded.slots,
-    credit = excluded.credit, backlogged = excluded.backlogged, ticked_at = now()
-    where (p.live, p.slots, p.credit, p.backlogged) is distinct from
-          (excluded.live, excluded.slots, excluded.credit, excluded.backlogged)
-       or p.ticked_at < now() - interval '1 second'
+returning s.job_id, s.path, s.pool, j.chain_name, j.run
 """
 
 # Four lists and not one: each is exactly what a partial index holds, so that finished
@@ -87,44 +132,122 @@ returning job_id
 """
 
 
-@dataclass(frozen=True)
-class PoolState:
-    """What the scheduler saw of a pool at its last tick."""
-
-    pool: str
-    live: int
-    slots: int
-    credit: int
-    backlogged: bool
-
-
 async def tick(
-    ledger: Ledger, pool: str, window: int, admitted: int
+    ledger: Ledger,
+    pool: str,
+    window: int,
+    admitted: int,
+    gate: Gate | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Released] | None:
-    """Row 2, for one pool: release up to its credit, in order of class and job age.
+    """Row 2, for one pool: release what its workers take soon, in fair order.
 
-    At most `window` and what the gate `admitted` are published and unclaimed. None if
-    another scheduler has this tick. Publish only after it has returned.
+    By class; in a class the tenants take turns by weight (1 where none is named); of a
+    tenant the oldest job goes first. Of that goes what the `gate` takes (by default so
+    many steps as are `admitted`), what is published and unclaimed counted in.
+    None if another scheduler has this tick. Publish only after it has returned.
     """
     async with ledger.transaction() as connection:
         if not await mine(connection, f"release {pool}"):
             return None
-        await connection.execute(_STATE, pool, window, LEAST_WINDOW, admitted)
-        state = await _state(connection, pool)
-        if not (state and state.backlogged and state.credit):
+        await connection.execute(_BY_INDEX)
+        seen = await pools.see(connection, pool)
+        credit = seen.credit(window, admitted)
+        released: list[Released] = []
+        if seen.held and credit:
+            at = _Tick(connection, pool, seen.turns, weights or {})
+            released = await at.release(credit, gate or Counted(admitted))
+        await pools.keep(connection, pool, seen, credit, len(released))
+    return released
+
+
+class _Tick:
+    """One tick of one pool, inside its transaction. It moves `turns` on."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pool: str,
+        turns: list[str],
+        weights: Mapping[str, float],
+    ) -> None:
+        self._connection = connection
+        self._pool = pool
+        self._turns = turns
+        self._weights = weights
+        self._looks = LOOKS
+
+    async def release(self, credit: int, gate: Gate) -> list[Released]:
+        """Class by class, until nothing is left of the credit, or of what may go."""
+        published = await self._fetch(_PUBLISHED)
+        await gate.look(sorted({one.tenant for one in published}))
+        for one in published:
+            gate.take(one)
+        released: list[Released] = []
+        for priority in range(len(CLASSES)):
+            while len(released) < credit and self._looks:
+                self._looks -= 1
+                some = await self._look(priority, credit - len(released), gate)
+                if not some:
+                    break
+                released += some
+        return released
+
+    async def _look(self, priority: int, credit: int, gate: Gate) -> list[Released]:
+        ring = await self._ring(priority, min(RING, max(8, credit)))
+        if not ring:
             return []
-        rows = await connection.fetch(_RELEASE, pool, state.credit)
-    rows.sort(key=lambda row: (row["class"], row["job_id"]))
-    return [_released(row) for row in rows]
-
-
-async def states(ledger: Ledger) -> dict[str, PoolState]:
-    """All pools by name: one small table, for the caches of submit and finish."""
-    async with ledger.connection() as connection:
-        rows = await connection.fetch(
-            "select pool, live, slots, credit, backlogged from pools"
+        await gate.look(ring)
+        queues = await self._queues(priority, ring, credit)
+        found = take_turns(queues, credit, gate.take)
+        await self._connection.execute(
+            _KEEP_LEFT, self._pool, priority, list(found.left), list(found.left.values())
         )
-    return {row["pool"]: PoolState(**row) for row in rows}
+        self._turns[priority] = found.last or self._turns[priority]
+        return await self._released(found.chosen)
+
+    async def _ring(self, priority: int, at_most: int) -> list[str]:
+        """The tenants with held steps, from the one behind the last turn on."""
+        ring: list[str] = []
+        for behind in dict.fromkeys((self._turns[priority], "")):
+            if len(ring) < at_most:
+                rows = await self._connection.fetch(
+                    _RING, self._pool, priority, behind, at_most - len(ring)
+                )
+                ring += [row["tenant"] for row in rows]
+        return list(dict.fromkeys(ring))
+
+    async def _queues(
+        self, priority: int, ring: Sequence[str], credit: int
+    ) -> list[Queue]:
+        depth = 1 + 2 * credit // len(ring)
+        heads: dict[str, list[Head]] = defaultdict(list)
+        for head in await self._fetch(_HEADS, priority, ring, depth):
+            heads[head.tenant].append(head)
+        rows = await self._connection.fetch(_LEFT, self._pool, priority, ring)
+        left = {row["tenant"]: row["tokens"] for row in rows}
+        return [
+            Queue(
+                tenant,
+                self._weights.get(tenant, 1.0),
+                left.get(tenant, 0.0),
+                heads[tenant],
+                len(heads[tenant]) < depth,
+            )
+            for tenant in ring
+        ]
+
+    async def _released(self, chosen: Sequence[Head]) -> list[Released]:
+        rows = await self._connection.fetch(
+            _RELEASE, [one.job for one in chosen], [one.path for one in chosen]
+        )
+        order = {(one.job, one.path): n for n, one in enumerate(chosen)}
+        rows.sort(key=lambda row: order[row["job_id"], row["path"]])
+        return [_released(row) for row in rows]
+
+    async def _fetch(self, sql: str, *more: object) -> list[Head]:
+        rows = await self._connection.fetch(sql, self._pool, *more)
+        return [Head(**row) for row in rows]
 
 
 async def wake(ledger: Ledger) -> int:
@@ -166,13 +289,6 @@ async def mine(connection: Connection, duty: str) -> bool:
             duty,
         )
     )
-
-
-async def _state(connection: Connection, pool: str) -> PoolState | None:
-    row = await connection.fetchrow(
-        "select pool, live, slots, credit, backlogged from pools where pool = $1", pool
-    )
-    return PoolState(**row) if row else None
 
 
 def _released(row: asyncpg.Record) -> Released:

@@ -12,6 +12,7 @@ from llmgine_workers.broker import Message
 from llmgine_workers.engine import hints as hints_room
 from llmgine_workers.engine.hints import Hints
 from llmgine_workers.engine.pools import Pools
+from llmgine_workers.ledger import pools as ledger_pools
 from llmgine_workers.ledger import release
 from llmgine_workers.ledger.connection import Ledger, LedgerDown
 from llmgine_workers.ledger.records import Released, StepKey
@@ -101,14 +102,18 @@ async def test_a_pool_releases_at_once_while_it_has_credit_and_no_backlog(
     place: Place,
 ) -> None:
     pools = Pools(place.ledger)
-    assert pools.release_now([place.pool]) == [False], "nothing is known of it yet"
+    assert pools.release_now("t", [(place.pool, 1)]) == [False], (
+        "nothing is known of it yet"
+    )
     await place.worker(slots=3)
     await release.tick(place.ledger, place.pool, 2000, 2)
     await pools.refresh()
     assert pools.live(place.pool) == 1
-    assert pools.release_now([place.pool] * 3) == [True, True, False]
+    assert pools.release_now("t", [(place.pool, 1)] * 3) == [True, True, False]
     await pools.refresh()
-    assert pools.release_now([place.pool]) == [True], "credit is looked up again"
+    assert pools.release_now("t", [(place.pool, 1)]) == [True], (
+        "credit is looked up again"
+    )
 
 
 async def test_a_backlogged_pool_holds_everything_for_the_scheduler(
@@ -118,7 +123,7 @@ async def test_a_backlogged_pool_holds_everything_for_the_scheduler(
     await place.submit(released=False)
     await release.tick(place.ledger, place.pool, 2000, 2000)
     await pools.refresh()
-    assert pools.release_now([place.pool]) == [False]
+    assert pools.release_now("t", [(place.pool, 1)]) == [False]
 
 
 async def test_without_the_ledger_nothing_is_released_at_once(
@@ -127,11 +132,15 @@ async def test_without_the_ledger_nothing_is_released_at_once(
     pools = Pools(place.ledger)
     await release.tick(place.ledger, place.pool, 2000, 2000)
     running = asyncio.create_task(pools.run())
-    await until(lambda: pools.release_now([place.pool]) == [True], "it has looked")
+    await until(
+        lambda: pools.release_now("t", [(place.pool, 1)]) == [True], "it has looked"
+    )
 
     async def away(_: Ledger) -> None:
         raise LedgerDown("away")
 
-    monkeypatch.setattr(release, "states", away)
-    await until(lambda: pools.release_now([place.pool]) == [False], "it has forgotten")
+    monkeypatch.setattr(ledger_pools, "states", away)
+    await until(
+        lambda: pools.release_now("t", [(place.pool, 1)]) == [False], "it has forgotten"
+    )
     running.cancel()

@@ -44,6 +44,9 @@ HEAD = "Step draft is queued for the pool openai, ready since 2026-11-20T12:00:0
         (STEP, replace(SEEN, at=NOW + timedelta(seconds=42)), OPEN,
          "no scheduler has looked at this pool for 42 s"),
         (STEP, replace(SEEN, workers=0), OPEN, "no live worker serves it"),
+        (STEP, replace(SEEN, paused_at=NOW, paused_reason="the bill"), OPEN,
+         "an operator paused the pool at 2026-11-20T12:00:00.000Z (the bill); "
+         "`llmgine pools resume openai` lets it go on"),
         (STEP, SEEN, Gate("provider_pause", LATER),
          "its provider asked for a pause, and its gate is closed until "
          "2026-11-20T12:01:30.000Z"),
@@ -55,7 +58,8 @@ HEAD = "Step draft is queued for the pool openai, ready since 2026-11-20T12:00:0
          "made"),
         (STEP, SEEN, OPEN, "the scheduler is about to release it"),
         (STEP, replace(SEEN, backlogged=True), OPEN,
-         "steps of a higher priority or of older jobs go first (not counted)"),
+         "steps of a higher priority, other tenants in their turn, or older jobs "
+         "go first (not counted)"),
         (replace(STEP, is_released=True), SEEN, OPEN,
          "its workers were told of it and take it in turn"),
         (replace(STEP, is_released=True), SEEN, Gate("unknown"),

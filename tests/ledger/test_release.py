@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import release, steps, workers
+from llmgine_workers.ledger import pools, release, steps, workers
 from llmgine_workers.ledger.records import CLASSES, Released, StepKey
 from tests.ledger.rows import Place
 
@@ -19,7 +19,8 @@ INTERACTIVE, NORMAL, BATCH = range(len(CLASSES))
 
 
 async def held(place: Place, count: int, **more: Any) -> list[StepKey]:
-    """Steps of as many jobs, each a second younger than the one before."""
+    """Steps of as many jobs of one tenant, each a second younger than the one before."""
+    more.setdefault("tenant", place.pool)
     now = clock.now().timestamp()
     keys = []
     for number in range(count):
@@ -28,8 +29,8 @@ async def held(place: Place, count: int, **more: Any) -> list[StepKey]:
     return keys
 
 
-async def state_of(place: Place) -> release.PoolState:
-    return (await release.states(place.ledger))[place.pool]
+async def state_of(place: Place) -> pools.PoolState:
+    return (await pools.states(place.ledger))[place.pool]
 
 
 async def test_steps_are_released_by_class_and_then_by_the_age_of_their_job(
@@ -38,7 +39,7 @@ async def test_steps_are_released_by_class_and_then_by_the_age_of_their_job(
     batch, normal, interactive = [
         await held(place, 3, priority=p) for p in (BATCH, NORMAL, INTERACTIVE)
     ]
-    (late,) = await place.submit(released=False, priority=NORMAL)
+    (late,) = await place.submit(released=False, priority=NORMAL, tenant=place.pool)
     assert await place.release() == [*interactive, *normal, late, *batch]
 
 
@@ -50,7 +51,7 @@ async def test_a_late_step_of_an_old_job_goes_before_a_new_job(place: Place) -> 
     second = StepKey(old.job, "second")
     await place.rows(
         "insert into steps (job_id, path, kind, pool, tenant, class, state, "
-        "max_attempts, timeout_s) values ($1, $2, 'llm', $3, 't', 1, 'queued', 5, 60)",
+        "max_attempts, timeout_s) values ($1, $2, 'llm', $3, $3, 1, 'queued', 5, 60)",
         old.job, second.path, place.pool,
     )  # fmt: skip
     assert await place.release() == [second, *new]
@@ -63,32 +64,41 @@ async def test_what_is_released_tells_the_broker_all_it_needs(place: Place) -> N
     assert (await place.step_row(key))["released_at"] is not None
 
 
-async def test_at_least_a_hundred_steps_are_in_the_window(place: Place) -> None:
+async def test_a_hundred_steps_are_published_for_whoever_comes_first(
+    place: Place,
+) -> None:
     keys = await held(place, 130)
     assert await place.release() == keys[:100]
     assert await place.release() == []
     assert (await state_of(place)).backlogged
-    await place.claimed(keys[0])
-    await place.claimed(keys[1])
-    assert await place.release() == keys[100:102]
+    worker = await place.worker(slots=100)
+    for key in keys[:2]:
+        await place.claimed(key, worker)
+    more = await place.release()
+    assert len(more) >= 25, "98 slots are free, 98 are published"
+    assert more == keys[100 : 100 + len(more)]
 
 
-async def test_the_window_is_twice_the_slots_of_live_workers(place: Place) -> None:
+async def test_what_is_published_fills_free_slots_and_a_quarter_more(
+    place: Place,
+) -> None:
+    """Who joins the queue waits for what is published; so it is no more than needed."""
     keys = await held(place, 150)
     for slots in (30, 40):
         await place.worker(slots=slots)
     await place.die(await place.worker(slots=500))
     left = await place.worker(slots=500)
     await workers.stop(place.ledger, left)
-    assert await place.release() == keys[:140]
+    assert await place.release() == keys[:90]
     state = await state_of(place)
-    assert (state.live, state.slots, state.credit) == (2, 70, 140)
+    assert (state.live, state.slots, state.credit) == (2, 70, 90)
 
 
 async def test_the_setting_bounds_the_window_whatever_the_slots_are(
     place: Place,
 ) -> None:
     keys = await held(place, 130)
+    await place.worker(slots=1000)
     await place.worker(slots=1000)
     assert await place.release(window=120) == keys[:120]
 
@@ -227,5 +237,5 @@ async def test_the_order_does_not_depend_on_the_order_of_submits(place: Place) -
     now = clock.now().timestamp()
     ids = [(rng.randrange(3), clock.uuid7(now - 600 + n)) for n in range(40)]
     for priority, id_ in rng.sample(ids, len(ids)):
-        await place.submit(released=False, id=id_, priority=priority)
+        await place.submit(released=False, id=id_, priority=priority, tenant="t")
     assert [key.job for key in await place.release()] == [id_ for _, id_ in sorted(ids)]

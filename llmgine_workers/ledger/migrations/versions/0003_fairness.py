@@ -1,0 +1,11 @@
+"""Fair turns between tenants, and pools that a person paused: runs the SQL beside."""
+
+from llmgine_workers.ledger.migrate import run_sql
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Forward only: a ledger is never taken back."""
+    run_sql(__file__)
