@@ -18,7 +18,9 @@ _COLUMNS = (
     "gate", "until", "paused",
 )  # fmt: skip
 
-PoolArgument = Annotated[str, typer.Argument(help="a provider's name, or tools")]
+PoolArgument = Annotated[
+    str, typer.Argument(metavar="POOL", help="a provider's name, or tools")
+]
 
 
 @commands.callback()

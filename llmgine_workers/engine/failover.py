@@ -44,7 +44,10 @@ async def around_gate(visit: Visit, refused: Refused) -> Failover | None:
     if refused.reason != "breaker" and refused.delay_s <= patience:
         return None
     for model in _others(visit):
-        if await visit.rt.admission.room(model.partition("/")[0], 1):
+        provider = model.partition("/")[0]
+        if visit.rt.pools.paused(provider):
+            continue
+        if await visit.rt.admission.room(provider, 1):
             why = f"instead of {visit.step.model}: {refused.reason}"
             move = _move(visit, model, why)
             moved = await _before_call(visit, move, for_good=False)
@@ -57,11 +60,12 @@ async def empty_shut_pool(rt: Runtime, admission: Admission, pool: str) -> None:
 
     At once behind an open breaker, else after `steps.failover_after`.
     """
-    if await admission.room(pool, 1):
+    paused = rt.pools.paused(pool) is not None
+    if not paused and await admission.room(pool, 1):
         return
     broken = await admission.is_broken(pool)
     patience = 0.0 if broken else rt.settings.steps.failover_after
-    why = f"{'breaker' if broken else 'no room'} at "
+    why = f"{'paused' if paused else 'breaker' if broken else 'no room'} at "
     room = await _room_elsewhere(rt, admission, pool)
     moved = await failover.away_from(rt.ledger, pool, room, patience, why)
     for one in moved:
@@ -72,7 +76,8 @@ async def empty_shut_pool(rt: Runtime, admission: Admission, pool: str) -> None:
 
 
 async def _room_elsewhere(rt: Runtime, admission: Admission, pool: str) -> dict[str, int]:
-    others = [p for p in rt.settings.enabled_providers(rt.environ) if p != pool]
+    enabled = rt.settings.enabled_providers(rt.environ)
+    others = [p for p in enabled if p != pool and not rt.pools.paused(p)]
     window = rt.settings.broker.window
     room = {other: await admission.room(other, window) for other in others}
     return {other: places for other, places in room.items() if places}
@@ -85,7 +90,9 @@ def _others(visit: Visit) -> list[str]:
 
 
 def _move(visit: Visit, model: str, why: str) -> Move:
-    (release,) = visit.rt.pools.release_now([model.partition("/")[0]])
+    step = visit.step
+    wanted = [(model.partition("/")[0], step.priority)]
+    (release,) = visit.rt.pools.release_now(step.tenant, wanted)
     return Move(model, why, release)
 
 

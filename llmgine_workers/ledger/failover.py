@@ -40,7 +40,7 @@ with held as (
     where s.pool = $1 and s.state = 'queued' and s.released_at is null
       and cardinality(s.models) > 1
       and s.created_at < now() - $3 * interval '1 second'
-    order by s.class, s.job_id limit $4
+    order by s.class, s.tenant, s.job_id limit $4 -- as its index has them
     for update of s skip locked
 )
 update steps s set pool = split_part(held.model, '/', 1), model = held.model,

@@ -84,6 +84,7 @@ class Hinted:
     kind: str
     pool: str
     tenant: str
+    priority: int
     chain: str
     run: int
     stream: bool

@@ -20,8 +20,8 @@ from llmgine_workers.ledger.records import (
 _READ = """
 select s.state = 'queued' and j.state = 'active' and j.ending is null
            and j.expires_at > now() as runnable,
-       s.kind, s.pool, s.tenant, j.chain_name as chain, j.run, j.stream,
-       p.body as request,
+       s.kind, s.pool, s.tenant, s.class as priority, j.chain_name as chain, j.run,
+       j.stream, p.body as request,
        s.model, s.timeout_s, s.tries, s.crashes, s.max_attempts, j.expires_at,
        j.max_cost is not null as has_budget, s.given_up
 from steps s join jobs j on j.id = s.job_id

@@ -95,3 +95,26 @@ def test_a_folder_with_a_broken_chain_stops_migrate(
     (tmp_path / "chains" / "bad.yaml").write_text("name: bad\nsteps: []\n")
     assert main(settings("migrate")) == 65
     assert "bad.yaml:2:" in capsys.readouterr().err
+
+
+def test_a_pool_is_paused_and_goes_on_by_a_word_to_the_ledger(
+    settings: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(settings("migrate")) == 0
+    assert main(settings("pools", "pause", "ollama", "--reason", "the bill")) == 0
+    capsys.readouterr()
+    assert main(settings("pools", "list", "--json")) == 0
+    shown = {one["pool"]: one for one in json.loads(capsys.readouterr().out)["data"]}
+    assert shown["ollama"]["paused"]["reason"] == "the bill"
+    assert shown["tools"]["paused"] is None
+    assert main(settings("pools", "resume", "ollama", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["was_paused"]
+    assert main(settings("pools", "resume", "ollama")) == 0
+    assert "was not paused" in capsys.readouterr().out
+
+
+def test_a_pool_that_is_not_there_cannot_be_paused(
+    settings: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(settings("pools", "pause", "olama")) == 65
+    assert "there are: ollama, tools" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def _fields(model: type[BaseModel], at: str = "") -> Iterator[tuple[str, Any]]:
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _fields(inner, f"{at}{name}.")
-        elif name not in ("providers", "models", "limits", "prices"):
+        elif name not in ("providers", "models", "limits", "tenants", "prices"):
             yield f"{at}{name}", field.default
 
 
@@ -81,9 +81,10 @@ def test_every_key_of_a_provider_and_every_known_provider_is_there() -> None:
 
 def test_every_key_of_models_limits_and_prices_is_there() -> None:
     limits = [f"limits.{name}" for name in settings.LimitSettings.model_fields]
+    tenants = [f"tenants.NAME.{name}" for name in settings.TenantSettings.model_fields]
     prices = [f"prices.PATTERN.{name}" for name in settings.PriceSettings.model_fields]
     written = column(section(SETTINGS, "Models, limits, prices"), "key")
-    assert written == ["models.NAME", *limits, *prices]
+    assert written == ["models.NAME", *limits, *tenants, *prices]
 
 
 # Errors.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from llmgine_workers.ledger import connection, release
+from llmgine_workers.ledger import connection, pools
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.migrate import migrate
 from tests.engine.line import Line
@@ -33,7 +33,7 @@ async def migrated(postgres_url: str) -> AsyncIterator[Ledger]:
 def quick_and_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries without pauses, and a window that ten jobs can fill."""
     monkeypatch.setattr(connection, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(release, "LEAST_WINDOW", 4)
+    monkeypatch.setattr(pools, "LEAST_WINDOW", 4)
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SCHEDULES))
