@@ -158,7 +158,8 @@ async def test_the_scheduler_empties_a_broken_pool_of_what_can_go_elsewhere(
     )  # fmt: skip
     assert (await shown(line, bound))[1] == "openai"
     moved = [fact.job for fact in line.ear.heard(facts.StepFailedOver)]
-    assert moved == [movable]
+    assert movable in moved
+    assert bound not in moved
 
 
 async def test_the_scheduler_leaves_an_open_pool_alone(line: Line) -> None:
