@@ -2,8 +2,8 @@
 
 from llmgine_workers.ledger.migrate import run_sql
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
