@@ -25,6 +25,14 @@ async def _batch_id(batch: Annotated[str, Path(description="The batch's id")]) -
     return _id(batch)
 
 
+def _letter_id(letter: Annotated[str, Path(description="A letter's or job's")]) -> UUID:
+    return _id(letter)
+
+
+def _replay_id(replay: Annotated[str, Path(description="The replay's id")]) -> UUID:
+    return _id(replay)
+
+
 def _id(text: str) -> UUID:
     if not _UUID.fullmatch(text):
         raise not_found()
@@ -35,6 +43,10 @@ JobId = Annotated[UUID, Depends(_job_id)]
 """A route's parameter: the id in its path; what is no id is not found."""
 BatchId = Annotated[UUID, Depends(_batch_id)]
 """The same, of a batch."""
+LetterId = Annotated[UUID, Depends(_letter_id)]
+"""The same, of a dead letter or its job."""
+ReplayId = Annotated[UUID, Depends(_replay_id)]
+"""The same, of a replay."""
 
 
 def answer(

@@ -18,7 +18,17 @@ from gateway.context import Gateway
 from gateway.handlers import HANDLED, RequestIds, answer
 from gateway.heads import MAX_HEAD_BYTES
 from gateway.openapi import schema_of
-from gateway.routes import batches, chains, events, health, jobs, pools, steps
+from gateway.routes import (
+    batches,
+    chains,
+    dead_letters,
+    events,
+    health,
+    jobs,
+    pools,
+    replays,
+    steps,
+)
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.ledger import schema
 from llmgine_workers.runtime import Runtime, open_runtime
@@ -49,7 +59,8 @@ def create_app(
         exception_handlers=dict.fromkeys(HANDLED, answer),
         telemetry={"operation_spans": False, "logs": False, "auto_configure": False},
     )
-    for noun in (jobs, batches, steps, events, chains, pools, health):
+    nouns = (jobs, batches, steps, events, dead_letters, replays, chains, pools, health)
+    for noun in nouns:
         app.include_router(noun.router)
     app.add_middleware(RequestIds)
     app.openapi = schema_of(app)  # type: ignore[method-assign]

@@ -12,10 +12,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from gateway import errors, shapes
+from gateway.letter_requests import LetterChoice, ReplaySubmission
 from gateway.submission import BatchSubmission, JobSubmission
 from llmgine_workers import __version__
 
 _REF = "#/components/schemas/{model}"
+_BODIES = (JobSubmission, BatchSubmission, LetterChoice, ReplaySubmission)
 _DESCRIPTIONS = {
     200: "Done",
     202: "Accepted: it is kept and will end",
@@ -74,7 +76,7 @@ def schema_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def _shapes() -> dict[str, Any]:
     models: list[tuple[type[BaseModel], Literal["validation"]]] = [
-        (model, "validation") for model in (*shapes.ALL, JobSubmission, BatchSubmission)
+        (model, "validation") for model in (*shapes.ALL, *_BODIES)
     ]
     _, schema = models_json_schema(models, ref_template=_REF)
     parts: dict[str, Any] = schema["$defs"]

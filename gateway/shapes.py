@@ -300,6 +300,104 @@ class PoolPage(_Shape):
     next_cursor: str | None
 
 
+class Letter(_Shape):
+    """A dead letter; a raw message's has neither job nor tenant."""
+
+    id: UUID
+    state: Literal["open", "resolved", "ignored"]
+    job: UUID | None
+    tenant: str | None
+    chain: str | None
+    step: str | None
+    pool: str | None
+    error: Error
+    fingerprint: str
+    replays: int
+    cost_usd: Usd
+    task_id: UUID | None
+    raw: str | None
+    created_at: datetime
+    resolved_at: datetime | None
+    resolved_by: str | None
+    resolution: Literal["replayed", "discarded"] | None
+
+
+class LetterPage(_Shape):
+    """Letters, newest first; of raw messages only the beginning."""
+
+    data: list[Letter]
+    next_cursor: str | None
+
+
+class LetterAttempt(Attempt):
+    """A call of the run that failed."""
+
+    step: str
+
+
+class WholeLetter(Letter):
+    """One letter. `request` needs the scope `payloads`, else it is null."""
+
+    attempts: list[LetterAttempt]
+    request: dict[str, Any] | None
+
+
+class LetterGroup(_Shape):
+    """Letters of one fingerprint; the rest is the latest one's."""
+
+    fingerprint: str
+    count: int
+    first_seen: datetime
+    last_seen: datetime
+    sample: UUID
+    state: Literal["open", "resolved", "ignored"]
+    chain: str | None
+    step: str | None
+    pool: str | None
+    code: str
+    message: str
+
+
+class GroupPage(_Shape):
+    """Groups, the latest first."""
+
+    data: list[LetterGroup]
+    next_cursor: None
+
+
+class Closed(_Shape):
+    """How many letters were closed by this request."""
+
+    closed: int
+    state: Literal["resolved", "ignored"]
+
+
+class Replay(_Shape):
+    """A replay and how far it has come; without an id it is only what would be."""
+
+    id: UUID | None
+    state: Literal["running", "finished", "stopped", "aborted", "dry_run"]
+    reason: str | None
+    total: int
+    pending: int
+    replayed: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    refused: int
+    calls: int | None
+    estimated_usd: Usd = Field(description="at the most; null: unknown")
+    rate: float
+    canary: int
+    stop_if_fail: float | None
+    asked: dict[str, Any]
+    edit: dict[str, Any] | None
+    asked_by: str
+    created_at: datetime | None
+    finished_at: datetime | None
+
+
 ALL = (
+    Closed, GroupPage, LetterPage, Replay, WholeLetter,
     Batch, ChainPage, Explanation, Health, Job, JobPage, PoolPage, Problem, Step, StepPage
 )  # fmt: skip

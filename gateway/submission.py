@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -64,11 +65,13 @@ Chain = Annotated[
 ]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A body or a part of one: nothing unknown, nothing converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class JobOptions(_Strict):
+class JobOptions(Strict):
     """How the job is to run; null is the installation's default."""
 
     priority: Literal["interactive", "normal", "batch"] = "normal"
@@ -83,7 +86,7 @@ class JobOptions(_Strict):
     ] = None
 
 
-class JobSubmission(_Strict):
+class JobSubmission(Strict):
     """A job to be: a chain with its inputs, or one tool with its arguments."""
 
     chain: Chain = None
@@ -106,7 +109,7 @@ class JobSubmission(_Strict):
         return self
 
 
-class BatchSubmission(_Strict):
+class BatchSubmission(Strict):
     """Jobs to be, all or none. `options.stream` is false unless a job says otherwise."""
 
     jobs: Annotated[list[JobSubmission], Field(min_length=1, max_length=MAX_BATCH)]
@@ -117,7 +120,7 @@ _FIELDS = (*JobSubmission.model_fields, *JobOptions.model_fields, "jobs")
 
 def job_request(body: Any) -> JobRequest:
     """The engine's request; Problem with every finding if the body does not fit."""
-    return _request(_valid(JobSubmission, body), stream=True)
+    return _request(valid(JobSubmission, body, _FIELDS), stream=True)
 
 
 def batch_requests(body: Any) -> list[JobRequest]:
@@ -125,15 +128,16 @@ def batch_requests(body: Any) -> list[JobRequest]:
     listed = body.get("jobs") if isinstance(body, dict) else None
     if isinstance(listed, list) and len(listed) > MAX_BATCH:
         raise Problem("batch_too_large", f"at most {MAX_BATCH} jobs, got {len(listed)}")
-    asked = _valid(BatchSubmission, body)
+    asked = valid(BatchSubmission, body, _FIELDS)
     return [_request(job, stream=False) for job in asked.jobs]
 
 
-def _valid(shape: type[Shape], body: Any) -> Shape:
+def valid(shape: type[Shape], body: Any, known: Sequence[str]) -> Shape:
+    """The body in its shape; Problem with every finding. `known`: names of fields."""
     try:
         return shape.model_validate(body)
     except ValidationError as error:
-        raise Problem.of(findings_of(error.errors(), _FIELDS)) from None
+        raise Problem.of(findings_of(error.errors(), known)) from None
 
 
 def _request(asked: JobSubmission, *, stream: bool) -> JobRequest:
