@@ -22,16 +22,19 @@ from chains.load import (
     read_chains,
     version_of,
 )
-from chains.plan import Plan, ReadyStep, StepFacts, StepResult, plan, steps_of
+from chains.plan import Plan, plan
 from chains.schema import check_schema, fill_inputs, schema_findings
 from chains.scope import JobFacts
+from chains.steps import ReadyStep, StepFacts, steps_of
 from chains.tool_chain import single_tool_chain
+from chains.walk import Cause, StepResult
 
 CHAINS_OF = "llmgine-workers"
 """Tells this package from a user's own `chains` that shadows it."""
 
 __all__ = [
     "CHAINS_OF",
+    "Cause",
     "Chain",
     "Finding",
     "InvalidChain",

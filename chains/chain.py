@@ -1,4 +1,4 @@
-"""The grammar of a chain: names, inputs, defaults, steps, output.
+"""The grammar of a chain: inputs, defaults, steps of eight kinds, output.
 
 The models check shapes. What takes more than one field to judge (names that must
 exist, one kind to a step) is in `checks.py`; `load.py` asks both, so make chains
@@ -7,16 +7,18 @@ from outside with it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     Strict,
     StringConstraints,
+    Tag,
 )
 
 from chains import duration
@@ -31,15 +33,25 @@ MAX_TOKENS = 1_000_000
 """More than any model writes; a bound for typing errors (reliability (c) 14)."""
 MAX_ATTEMPTS = 100
 MAX_MODELS = 10
+MAX_ITEMS = 1000
+"""Of the list that a map goes over."""
+MAX_TURNS = 100
+"""Of a loop."""
+MAX_WAIT_S = 30 * 86400.0
+MAX_EXPRESSION = 1000
+"""Characters of a condition."""
 
-Kind = Literal["llm", "tool", "parallel"]
-KINDS: tuple[Kind, ...] = ("llm", "tool", "parallel")
+Kind = Literal["llm", "tool", "parallel", "map", "branch", "loop", "chain", "wait"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+WORKING: tuple[Kind, ...] = ("llm", "tool")
+"""The kinds that do something; all others decide what is done."""
 
 NAME = r"^[a-z][a-z0-9_]*$"
 CHAIN_NAME = r"^[a-z][a-z0-9_-]*$"
 INPUT_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 TOOL_NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
 MODEL_NAME = r"^[^\s/]+(/\S+)?$"
+CHAIN_REFERENCE = r"^[a-z][a-z0-9_-]*(@sha256:[0-9a-f]{8,64})?$"
 
 T = TypeVar("T")
 Name = Annotated[str, StringConstraints(pattern=NAME, max_length=64)]
@@ -51,6 +63,10 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Several = Annotated[tuple[T, ...], Strict(False)]
 
 
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=MAX_EXPRESSION)]
+Reference = Annotated[str, StringConstraints(pattern=CHAIN_REFERENCE, max_length=200)]
+
+
 def _one_is_a_list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -59,6 +75,16 @@ def _is_step_timeout(written: str) -> str:
     if not 0 < duration.seconds(written) <= MAX_STEP_TIMEOUT_S:
         raise ValueError("a timeout is more than nothing and at most 7d")
     return written
+
+
+def _is_wait(written: str) -> str:
+    if not 0 < duration.seconds(written) <= MAX_WAIT_S:
+        raise ValueError("a wait is more than nothing and at most 30d")
+    return written
+
+
+def _is_object(value: Any) -> str:
+    return "[chain]" if isinstance(value, dict | Chain) else "[name]"
 
 
 Models = Annotated[
@@ -122,8 +148,68 @@ class Defaults(LlmOptions):
     attempts: Attempts | None = None
 
 
+class Block(_Grammar):
+    """A list of steps that gives one output."""
+
+    steps: Annotated[Several[Step], Field(min_length=1)]
+    output: Json = None
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `output` is written; else the last step's output is the list's."""
+        return "output" in self.model_fields_set
+
+
+class Map(Block):
+    """The same steps for each item of a list; its output is a list in order.
+
+    Without `concurrency`, all items may begin at once.
+    """
+
+    over: Expression
+    concurrency: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = MAX_ITEMS
+    on_error: Literal["fail", "skip", "collect"] = "fail"
+
+
+class Case(Block):
+    """One way a branch may go; without `if` it is taken when no other was."""
+
+    condition: Expression | None = Field(default=None, alias="if")
+    steps: Several[Step]
+
+
+class Loop(Block):
+    """Steps again and again until a condition holds; its output is the last turn's."""
+
+    until: Expression
+    max_iterations: Annotated[int, Field(ge=1, le=MAX_TURNS)]
+    max_cost_usd: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+
+
+class SubChain(_Grammar):
+    """Another chain as a step: its name, `name@sha256:...`, or the chain itself."""
+
+    use: Annotated[
+        Annotated[Reference, Tag("[name]")] | Annotated[Chain, Tag("[chain]")],
+        Discriminator(_is_object),
+    ]
+    inputs: dict[InputName, Json] = Field(default_factory=dict)
+
+
+class Wait(_Grammar):
+    """Nothing to do but wait: for a time, for a person, or for an event."""
+
+    pause: Annotated[str, AfterValidator(_is_wait)] | None = Field(
+        default=None, alias="for"
+    )
+    approval: Annotated[str, StringConstraints(min_length=1)] | None = None
+    form: dict[str, Json] | None = None
+    event: Name | None = None
+    key: Annotated[str, StringConstraints(min_length=1)] | None = None
+
+
 class Step(_Grammar):
-    """One named thing to do. Exactly one of `llm`, `tool` and `parallel` is set."""
+    """One named thing to do: exactly one of the eight kinds is set."""
 
     name: Name
     llm: LlmCall | None = None
@@ -135,7 +221,13 @@ class Step(_Grammar):
         ]
         | None
     ) = None
+    map: Map | None = None
+    branch: Annotated[Several[Case], Field(min_length=1)] | None = None
+    loop: Loop | None = None
+    chain: SubChain | None = None
+    wait: Wait | None = None
     needs: Several[Name] | None = None
+    when: Expression | None = None
     timeout: Timeout | None = None
     attempts: Attempts | None = None
     fallback: Json = None
@@ -151,17 +243,10 @@ class Step(_Grammar):
         return "fallback" in self.model_fields_set
 
 
-class Chain(_Grammar):
+class Chain(Block):
     """A whole chain: inputs go in, steps run, one output comes out."""
 
     name: ChainName
     description: Annotated[str, StringConstraints(max_length=2000)] = ""
     inputs: dict[InputName, dict[str, Json]] = Field(default_factory=dict)
     defaults: Defaults = Field(default_factory=Defaults)
-    steps: Annotated[Several[Step], Field(min_length=1)]
-    output: Json = None
-
-    @property
-    def has_output(self) -> bool:
-        """Whether `output` is written; else the last step's output is the chain's."""
-        return "output" in self.model_fields_set

@@ -189,8 +189,13 @@ _PATTERNS = {
     grammar.CHAIN_NAME: "a name is lower-case letters, digits, - and _",
     grammar.INPUT_NAME: "a name is letters, digits and _, beginning with a letter",
     grammar.TOOL_NAME: "a tool is named with letters, digits, - and _",
+    grammar.CHAIN_REFERENCE: "a chain is named name or name@sha256:...",
     grammar.MODEL_NAME: "a model is an alias or provider/model, without blanks",
 }
+
+
+_ALTERNATIVES = ("[name]", "[chain]")
+"""What pydantic puts between a place and what one of two shapes has there."""
 
 
 def _place(loc: tuple[int | str, ...], value: Json) -> tuple[list[int | str], Json]:
@@ -200,6 +205,8 @@ def _place(loc: tuple[int | str, ...], value: Json) -> tuple[list[int | str], Js
     """
     place: list[int | str] = []
     for word in loc:
+        if word in _ALTERNATIVES:
+            continue
         if isinstance(value, list) and isinstance(word, int) and word < len(value):
             value = value[word]
         elif isinstance(value, dict) and word != "[key]":
@@ -212,12 +219,21 @@ def _place(loc: tuple[int | str, ...], value: Json) -> tuple[list[int | str], Js
 
 def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
     """The keys that an object of the grammar has, given the place of a wrong one."""
-    parent = loc[-2] if len(loc) > 1 else None
-    models: dict[Any, type[BaseModel]] = {
-        None: grammar.Chain,
-        "defaults": grammar.Defaults,
-        "llm": grammar.LlmCall,
-        "tool": grammar.ToolUse,
-    }
-    model = models.get(parent, grammar.Message if "messages" in loc else grammar.Step)
+    named = [word for word in loc[:-1] if isinstance(word, str)]
+    model = _MODELS.get(named[-1], grammar.Step) if named else grammar.Chain
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    "defaults": grammar.Defaults,
+    "llm": grammar.LlmCall,
+    "messages": grammar.Message,
+    "tool": grammar.ToolUse,
+    "map": grammar.Map,
+    "branch": grammar.Case,
+    "loop": grammar.Loop,
+    "chain": grammar.SubChain,
+    "[chain]": grammar.Chain,
+    "wait": grammar.Wait,
+}
+"""By the last word of a place. Where that is a name of the author's own, it is a step."""

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from chains.chain import KINDS, MAX_STEPS
+from chains.condition import ROOTS
 from chains.findings import Finding, did_you_mean
 from chains.json_value import Json
-from chains.template import Expression, Path
+from chains.template import Path
 
-ROOTS = ("inputs", "steps", "item", "index", "last", "job")
 Problem: TypeAlias = tuple[str, str]
 """Code and sentence of a finding whose place the caller knows."""
 
@@ -50,6 +50,17 @@ class StepList:
             previous = (name,)
         return before
 
+    def part_problem(self, name: str, part: str, has_default: bool) -> Problem | None:
+        """Why `steps.NAME` has no such part."""
+        if part not in _PARTS:
+            suggestion = did_you_mean(part, _PARTS)
+            detail = f"a step has output, text and model, not {part}{suggestion}"
+            return "unknown_name", detail
+        kind = self.kinds[name]
+        if part != "output" and kind not in ("llm", "") and not has_default:
+            return "unknown_name", f"{name} is a {kind} step, it has no {part}"
+        return None
+
     def order_findings(self, index: int, at: str) -> Iterator[Finding]:
         """Whether a step's name is its own and its `needs` stand above it."""
         above = self._names[:index]
@@ -75,16 +86,18 @@ _NO_STEPS = StepList(())
 
 @dataclass(frozen=True)
 class Names:
-    """What is visible at one place. `ended` names steps of the own list."""
+    """What is visible at one place. `ended` names steps of the own list; `own` is what
+    else only that list has: `item` and `index` of a map, `index` and `last` of a loop."""
 
     inputs: Mapping[str, Json]
     outer: Names | None = None
     steps: StepList = _NO_STEPS
     ended: frozenset[str] = frozenset()
+    own: tuple[str, ...] = ()
 
-    def inside(self, steps: StepList) -> Names:
+    def inside(self, steps: StepList, own: tuple[str, ...] = ()) -> Names:
         """Within a list of steps that stands at this place."""
-        return Names(self.inputs, self, steps)
+        return Names(self.inputs, self, steps, own=own)
 
     def before(self, index: int) -> Names:
         """At the step with that index: what it needs has ended."""
@@ -94,18 +107,23 @@ class Names:
         """Where every step of the list has ended."""
         return replace(self, ended=frozenset(self.steps.kinds))
 
-    def problem(self, expression: Expression) -> Problem | None:
+    def problem(self, path: Path, *, has_default: bool) -> Problem | None:
         """Why a path cannot have a value here, or None."""
-        root, *rest = expression.path
+        root, *rest = path
         if root == "inputs":
             return self._input_problem(rest)
         if root == "steps":
-            return self._step_problem(rest, expression)
+            return self._step_problem(rest, has_default)
         if root == "job":
-            return _job_problem(expression.path)
+            return _job_problem(path)
+        if root == "last":
+            return self._last_problem(rest, has_default)
         if root in ROOTS:
-            where = "a loop" if root == "last" else "a map"
-            return "unknown_name", f"{root} exists only inside {where}"
+            here = self._with(root)
+            where = "a map" if root == "item" else "a map or a loop"
+            return (
+                None if here else ("unknown_name", f"{root} exists only inside {where}")
+            )
         known = f"{root} is nothing a path begins with{did_you_mean(root, ROOTS)}"
         return "unknown_name", known
 
@@ -117,10 +135,10 @@ class Names:
         suggestion = did_you_mean(rest[0], self.inputs)
         return "unknown_input", f"the chain has no input {rest[0]}{suggestion}"
 
-    def _step_problem(self, rest: list[str], expression: Expression) -> Problem | None:
+    def _step_problem(self, rest: list[str], has_default: bool) -> Problem | None:
         if len(rest) < 2:
             return "unknown_name", "steps needs a name and a part, as in steps.a.output"
-        name, part = rest[:2]
+        name = rest[0]
         owner = self._owner(name)
         if owner is None:
             suggestion = did_you_mean(name, self._all_names())
@@ -128,15 +146,28 @@ class Names:
         if name not in owner.ended:
             detail = f"{name} does not end before this: put it above, or into needs"
             return "step_not_before", detail
-        if part not in _PARTS:
-            suggestion = did_you_mean(part, _PARTS)
-            detail = f"a step has output, text and model, not {part}{suggestion}"
-            return "unknown_name", detail
-        kind = owner.steps.kinds[name]
-        without = part != "output" and kind in ("tool", "parallel")
-        if without and not expression.has_default:
-            return "unknown_name", f"{name} is a {kind} step, it has no {part}"
-        return None
+        return owner.steps.part_problem(name, rest[1], has_default)
+
+    def _last_problem(self, rest: list[str], has_default: bool) -> Problem | None:
+        loop = self._with("last")
+        if loop is None:
+            return "unknown_name", "last exists only inside a loop"
+        if len(rest) < 2:
+            return "unknown_name", "last needs a name and a part, as in last.a.output"
+        name, part = rest[:2]
+        if name not in loop.steps.kinds:
+            suggestion = did_you_mean(name, loop.steps.kinds)
+            return "unknown_step", f"no step of the loop is named {name}{suggestion}"
+        if not has_default:
+            detail = f"the first turn has no last.{name}: add | default(...)"
+            return "missing_default", detail
+        return loop.steps.part_problem(name, part, has_default)
+
+    def _with(self, own: str) -> Names | None:
+        """The innermost list, from here outwards, that has `item`, `index` or `last`."""
+        if own in self.own:
+            return self
+        return self.outer._with(own) if self.outer else None
 
     def _owner(self, name: str) -> Names | None:
         if name in self.steps.kinds:

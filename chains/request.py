@@ -4,33 +4,44 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from chains.chain import Chain, LlmCall, LlmOptions, Message, Step
+from chains import duration
+from chains.chain import Defaults, LlmCall, LlmOptions, Message, Step, Wait
 from chains.json_value import Json
 from chains.template import Lookup, Renderer
 
 Request: TypeAlias = dict[str, Json]
 
 
-def options_of(chain: Chain, step: Step) -> dict[str, Any]:
+def options_of(defaults: Defaults, llm: LlmCall) -> dict[str, Any]:
     """The options of an llm step: its own before the chain's defaults."""
     options: dict[str, Any] = {}
-    for source in (chain.defaults, step.llm):
+    for source in (defaults, llm):
         for name in LlmOptions.model_fields:
-            value = getattr(source, name, None)
+            value = getattr(source, name)
             if value is not None:
                 options[name] = value
     return options
 
 
-def request_of(chain: Chain, step: Step, path: str, lookup: Lookup) -> Request:
+def request_of(defaults: Defaults, step: Step, path: str, lookup: Lookup) -> Request:
     """The request with every text filled in; PlanFailed if one cannot be."""
     renderer = Renderer(lookup, path)
     if step.llm is not None:
-        return _llm_request(options_of(chain, step), step.llm, renderer)
-    tool = step.tool
-    if tool is None:
-        raise ValueError(f"{path} does no work")
-    return {"tool": tool.use, "arguments": renderer.fill(tool.arguments)}
+        return _llm_request(options_of(defaults, step.llm), step.llm, renderer)
+    if step.tool is not None:
+        arguments = renderer.fill(step.tool.arguments)
+        return {"tool": step.tool.use, "arguments": arguments}
+    if step.wait is not None:
+        return _wait_request(step.wait, renderer)
+    raise ValueError(f"{path} does no work")
+
+
+def _wait_request(wait: Wait, renderer: Renderer) -> Request:
+    if wait.pause is not None:
+        return {"for_s": duration.seconds(wait.pause)}
+    if wait.approval is not None:
+        return {"approval": renderer.text(wait.approval), "form": wait.form or {}}
+    return {"event": wait.event, "key": renderer.text(wait.key or "")}
 
 
 def _llm_request(options: dict[str, Any], llm: LlmCall, renderer: Renderer) -> Request:

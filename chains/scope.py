@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from chains.chain import Defaults
 from chains.json_value import Json
 from chains.template import Path, dig
 
@@ -28,10 +29,11 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """What is the same everywhere in one job."""
+    """What is the same everywhere in one chain of a job."""
 
     inputs: Mapping[str, Json]
     job: JobFacts
+    defaults: Defaults
 
 
 @dataclass(frozen=True, slots=True)

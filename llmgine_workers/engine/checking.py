@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -11,11 +12,11 @@ from uuid import UUID
 import orjson
 
 from chains import (
+    Cause,
     Chain,
     Finding,
     InvalidChain,
     JobFacts,
-    PlanFailed,
     StepFacts,
     fill_inputs,
     load_chain,
@@ -24,6 +25,9 @@ from chains import (
     steps_of,
     version_of,
 )
+from chains.chain import MAX_NESTING
+from chains.resolve import references_of, with_chains
+from chains.steps import fixed_count
 from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Refusal, StepFailed
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A chain, its version, and which of its tools and models nobody here has."""
+    """A chain, its version, and which of its tools and models nobody here has.
+
+    `steps_total` is 0 where it depends on what happens.
+    """
 
     chain: Chain
     version: str
@@ -64,7 +71,7 @@ class ChosenChains:
             return self._made(chain, "/tool")
         if isinstance(request.chain, str):
             return await self._by_name(request.chain)
-        return self._by_definition(request.chain or {})
+        return await self._by_definition(request.chain or {})
 
     async def store(self) -> None:
         """Keep what came with the requests, once all of them are found good."""
@@ -73,7 +80,7 @@ class ChosenChains:
     async def _by_name(self, name: str) -> Chosen:
         if name not in self._named:
             found = await self._rt.chains.named(name)
-            self._named[name] = self._chosen(*found, "/chain") if found else None
+            self._named[name] = await self._whole(*found) if found else None
         chosen = self._named[name]
         if chosen is None:
             raise _refusal(
@@ -81,20 +88,32 @@ class ChosenChains:
             )
         return chosen
 
-    def _by_definition(self, definition: Mapping[str, Any]) -> Chosen:
+    async def _by_definition(self, definition: Mapping[str, Any]) -> Chosen:
         written = orjson.dumps(definition)
         if written not in self._written:
-            try:
-                self._written[written] = self._made(
-                    load_chain(dict(definition)), "/chain"
-                )
-            except InvalidChain as error:
-                raise Refusal(
-                    "invalid_chain",
-                    str(error),
-                    [_at("/chain", finding) for finding in error.findings],
-                ) from None
+            with _refusing_invalid():
+                chain = load_chain(dict(definition))
+            self._written[written] = await self._whole(chain, None)
         return self._written[written]
+
+    async def _whole(self, chain: Chain, version: str | None) -> Chosen:
+        """With the chains it uses in their places; its own version where it has one."""
+        whole = chain
+        for _ in range(MAX_NESTING):
+            if not (names := references_of(whole)):
+                break
+            with _refusing_invalid():
+                whole = with_chains(whole, await self._inner(names))
+        if whole is chain and version:
+            return self._chosen(chain, version, "/chain")
+        return self._made(whole, "/chain")
+
+    async def _inner(self, names: Iterable[str]) -> dict[str, Chain]:
+        found = {name: await self._rt.chains.named(name) for name in names}
+        if missing := sorted(name for name, one in found.items() if one is None):
+            detail = f"no chain {missing[0]!r} in the registry, which a step uses"
+            raise _refusal("unknown_chain", "/chain", detail)
+        return {name: one[0] for name, one in found.items() if one}
 
     def _made(self, chain: Chain, place: str) -> Chosen:
         version = version_of(chain)
@@ -105,7 +124,7 @@ class ChosenChains:
         steps = steps_of(chain)
         unrunnable = tuple(_unrunnable(self._rt, steps, place))
         simulated = not unrunnable and _is_simulated(self._rt, steps)
-        return Chosen(chain, version, len(steps), unrunnable, simulated)
+        return Chosen(chain, version, fixed_count(chain) or 0, unrunnable, simulated)
 
 
 def check(
@@ -122,10 +141,13 @@ def check(
     max_attempts = options.max_attempts or rt.settings.steps.max_attempts
     try:
         facts = JobFacts(str(job), dict(request.metadata))
-        first = plan(chain, inputs, {}, facts, frozenset())
+        first = plan(chain, inputs, {}, facts)
+        if first.failed:
+            raise _refusal("invalid_input", _what(request), _sentence(first.failed[0]))
         steps = tuple(new_step(step, rt.models, max_attempts) for step in first.ready)
         filled = as_json(inputs)
-    except (PlanFailed, StepFailed) as error:
+        output = as_json(first.output) if first.finished else None
+    except StepFailed as error:
         raise _refusal("invalid_input", _what(request), str(error)) from None
     return NewJob(
         id=job,
@@ -143,6 +165,7 @@ def check(
         inputs=filled,
         steps=steps,
         skipped=first.skipped,
+        output=output,
     )
 
 
@@ -179,6 +202,19 @@ def _unknown_tool(rt: Runtime, name: str) -> str | None:
         return None
     close = difflib.get_close_matches(name, rt.tools, 1)
     return f"no tool {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+@contextmanager
+def _refusing_invalid() -> Iterator[None]:
+    try:
+        yield
+    except InvalidChain as error:
+        findings = [_at("/chain", finding) for finding in error.findings]
+        raise Refusal("invalid_chain", str(error), findings) from None
+
+
+def _sentence(cause: Cause) -> str:
+    return f"{cause.step}: {cause.message}"
 
 
 def _what(request: JobRequest) -> str:

@@ -126,11 +126,13 @@ def _inside(
     for branch, steps in (step.get("parallel") or {}).items():
         if branch == parts[0]:
             yield steps, parts[1:]
-    numbered = parts[1:] if parts[0].isdigit() else parts
+    for number, case in enumerate(step.get("branch") or []):
+        if str(number) == parts[0]:
+            yield case["steps"], parts[1:]
     for kind in ("map", "loop"):
-        yield (step.get(kind) or {}).get("steps", []), numbered
-    for case in step.get("branch") or []:
-        yield case.get("steps", []), numbered
+        yield (step.get(kind) or {}).get("steps", []), parts[1:]
+    if step.get("chain"):
+        yield step["chain"]["use"]["steps"], parts
 
 
 def _refusal(code: str, name: str, detail: str) -> Refusal:

@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import orjson
-
-from chains import (
-    Chain,
-    JobFacts,
-    Plan,
-    PlanFailed,
-    StepResult,
-    plan,
-    steps_of,
-)
-from llmgine_workers.engine import tell
+from chains import Chain, Plan
+from llmgine_workers.engine import next_up, tell
 from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Failure, Refusal, StepFailed
-from llmgine_workers.ledger import history, jobs, steps
+from llmgine_workers.ledger import jobs, steps
 from llmgine_workers.ledger.connection import Connection, while_away
-from llmgine_workers.ledger.history import History
 from llmgine_workers.ledger.records import Billed, Finish, LockedJob, NewStep
 
 if TYPE_CHECKING:
@@ -175,10 +164,6 @@ async def _what_is_next(
         return
     chain = await rt.chains.of(connection, job.chain_version)
     assert chain is not None  # noqa: S101 - a job's version is stored before the job
-    fatal = _fatal(chain, told)
-    if fatal:
-        await _decide(connection, job, fatal, told)
-        return
     await go_on(rt, connection, job, chain, told)
 
 
@@ -186,53 +171,42 @@ async def go_on(
     rt: Runtime, connection: Connection, job: LockedJob, chain: Chain, told: Consequence
 ) -> None:
     """Plan and write what the plan says; an error in it fails the job, not the result."""
-    past = await history.read(connection, job.id)
+    past = await next_up.read(connection, job.id, chain)
     try:
-        next_up = planned(job, chain, past)
-        fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in next_up.ready)
-        output = as_json(next_up.output) if next_up.finished else ""
+        planned = next_up.replayed(job, chain, past)
+        fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in planned.ready)
+        output = as_json(planned.output) if planned.finished else ""
     except Exception as error:  # a bug of ours must not cost the result either
         await _decide(connection, job, _planning_failure(job, error), told)
         return
+    if planned.failed:
+        just_now = {finish.claim.key.path for finish, _ in told.settled}
+        failure = next_up.failure_of(planned.failed, past, just_now)
+        await _decide(connection, job, failure, told)
+    elif await jobs.skip_unclaimed(connection, job.id, planned.unwanted):
+        await go_on(rt, connection, job, chain, told)
+    else:
+        await _write(rt, connection, job, planned, fresh, told)
+        if planned.finished:
+            await jobs.succeed(connection, job, output)
+            told.end = "succeeded"
+
+
+async def _write(
+    rt: Runtime,
+    connection: Connection,
+    job: LockedJob,
+    planned: Plan,
+    fresh: tuple[NewStep, ...],
+    told: Consequence,
+) -> None:
     owner = (job.id, job.tenant, job.priority)
     told.queued = fresh
     told.released = rt.pools.release_now(
         job.tenant, ((step.pool, job.priority) for step in fresh)
     )
     await jobs.insert_steps(connection, owner, fresh, told.released)
-    await jobs.insert_skipped(connection, owner, next_up.skipped)
-    if next_up.finished:
-        await jobs.succeed(connection, job, output)
-        told.end = "succeeded"
-
-
-def planned(job: LockedJob, chain: Chain, past: History) -> Plan:
-    """What a job's past makes ready; PlanFailed if a text cannot be filled in."""
-    fallbacks = {step.path: step for step in steps_of(chain)}
-    finished = {
-        path: _result(state, body, fallbacks[path].fallback)
-        for path, (state, body) in past.results.items()
-    }
-    about = JobFacts(str(job.id), dict(job.metadata))
-    inputs = orjson.loads(past.inputs or "{}")
-    return plan(chain, inputs, finished, about, past.known)
-
-
-def _result(state: history.Ended, body: str | None, fallback: Any) -> StepResult:
-    if state == "failed":
-        return StepResult("failed", fallback, None, None)
-    stored: Mapping[str, Any] = orjson.loads(body) if body else {}
-    return StepResult(
-        state, stored.get("output"), stored.get("text"), stored.get("model")
-    )
-
-
-def _fatal(chain: Chain, told: Consequence) -> Failure | None:
-    fallbacks = {step.path for step in steps_of(chain) if step.has_fallback}
-    for finish, state in told.settled:
-        if state == "failed" and finish.claim.key.path not in fallbacks:
-            return finish.failure
-    return None
+    await jobs.insert_skipped(connection, owner, planned.skipped)
 
 
 async def _decide(
@@ -257,8 +231,6 @@ def _planning_failure(job: LockedJob, error: Exception) -> Failure:
             return error.failure
         case Refusal():
             return Failure("provider_rejected", str(error))
-        case PlanFailed():
-            return Failure(error.code, str(error), step=error.step)
     log.error("%s: planning failed", job.id, exc_info=error)
     return Failure("template_failed", f"internal error: {type(error).__name__}")
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from chains import Chain, PlanFailed, steps_of
-from llmgine_workers.engine import finish, tell
+from chains import Chain, steps_of
+from llmgine_workers.engine import finish, next_up, tell
 from llmgine_workers.engine.edit import Edit, Edited, edited
 from llmgine_workers.engine.finish import Consequence
 from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Refusal, StepFailed
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import history, jobs, letters
+from llmgine_workers.ledger import jobs, letters
 from llmgine_workers.ledger import replay as ledger_replay
 from llmgine_workers.ledger.connection import Connection
 from llmgine_workers.ledger.records import LockedJob
@@ -77,7 +77,7 @@ async def _reopened(rt: Runtime, letter: Mapping[str, Any], order: Order) -> Con
     async with rt.ledger.transaction() as connection:
         job = await _failed_job(connection, letter["job"])
         chain = await _runnable_chain(rt, connection, job)
-        past = await history.read(connection, job.id)
+        past = await next_up.read(connection, job.id, chain)
         if past.inputs is None:
             raise _Refused("its inputs are no longer kept")
         if order.action and not await ledger_replay.take(
@@ -86,12 +86,12 @@ async def _reopened(rt: Runtime, letter: Mapping[str, Any], order: Order) -> Con
             raise _Refused("the replay has been aborted, or has started it before")
         if not await ledger_replay.close_letter(connection, letter["id"], order.by):
             raise _Refused("somebody else has just replayed it")
+        blamed = {cause.step for cause in next_up.replayed(job, chain, past).failed}
         if order.edit:
             done = _edited(rt, order.edit, chain, letter["step"], past.inputs)
             await _write(rt, connection, job, done)
             chain = done.chain
-        kept = [step.path for step in steps_of(chain) if step.has_fallback]
-        again = await ledger_replay.reopen(connection, job.id, kept)
+        again = await ledger_replay.reopen(connection, job.id, blamed)
         reopened = await jobs.lock(connection, job.id)
         assert reopened is not None  # noqa: S101 - it is locked by us
         if order.edit:
@@ -143,13 +143,14 @@ async def _render_again(
     again: Sequence[str],
 ) -> None:  # fmt: skip
     """The requests of steps that run again were rendered before the edit."""
-    past = await history.read(connection, job.id)
+    past = await next_up.read(connection, job.id, chain)
+    planned = next_up.replayed(job, chain, replace(past, known=past.known - set(again)))
+    if planned.failed:
+        cause = planned.failed[0]
+        raise _Refused(f"the edit does not fit: {cause.step}: {cause.message}")
     try:
-        ready = finish.planned(
-            job, chain, replace(past, known=past.known - set(again))
-        ).ready
-        fresh = [new_step(s, rt.models, job.max_attempts) for s in ready]
-    except (PlanFailed, StepFailed, Refusal) as error:
+        fresh = [new_step(s, rt.models, job.max_attempts) for s in planned.ready]
+    except (StepFailed, Refusal) as error:
         raise _Refused(f"the edit does not fit: {error}") from None
     await ledger_replay.rewrite(
         connection, job.id, [step for step in fresh if step.path in again]

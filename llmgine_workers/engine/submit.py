@@ -11,6 +11,7 @@ from uuid import UUID
 
 from chains.findings import MAX_FINDINGS
 from llmgine_workers import clock
+from llmgine_workers.engine import tell
 from llmgine_workers.engine.checking import ChosenChains, check
 from llmgine_workers.engine.hints import released_of
 from llmgine_workers.errors import Refusal
@@ -192,6 +193,9 @@ async def _tell(rt: Runtime, new: Sequence[NewJob], released: Sequence[bool]) ->
     for begin in range(0, len(new), _AT_ONCE):
         some = new[begin : begin + _AT_ONCE]
         await rt.events.emit(*(fact for job in some for fact in _facts(job)))
+        for job in some:
+            if job.output is not None:  # nothing to do: it ended as it began
+                await tell.job_ended(rt, job.id, None)
         for job in some:
             now = list(islice(answers, len(job.steps)))
             rt.hints.offer(released_of(job.id, job.chain_name, 0, job.steps, now))

@@ -18,18 +18,25 @@ _INSERT_JOBS = """
 with new as (
     select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[],
                          $6::bool[], $7::bool[], $8::int[], $9::float8[], $10::bigint[],
-                         $11::text[], $12::int[], $13::uuid[], $14::text[])
+                         $11::text[], $12::int[], $13::uuid[], $14::text[], $15::text[])
     as new (id, tenant, chain_version, chain_name, class, stream, simulated,
-            max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs)
+            max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs,
+            output)
 ), job as (
     insert into jobs (id, tenant, chain_version, chain_name, class, stream, simulated,
                       max_attempts, timeout_s, max_cost, metadata, steps_total, batch,
-                      expires_at)
+                      expires_at, state, finished_at)
     select id, tenant, chain_version, chain_name, class, stream, simulated, max_attempts,
            timeout_s, max_cost, metadata::jsonb, steps_total, batch,
-           now() + timeout_s * interval '1 second' from new
+           now() + timeout_s * interval '1 second',
+           case when output is null then 'active' else 'succeeded' end,
+           case when output is not null then now() end
+    from new
 )
-insert into payloads (job_id, path, kind, body) select id, '', 'inputs', inputs from new
+insert into payloads (job_id, path, kind, body)
+select id, '', 'inputs', inputs from new
+union all
+select id, '', 'output', output from new where output is not null
 """
 
 _INSERT_STEPS = """
@@ -54,9 +61,9 @@ select job_id, path, 'request', request from new
 _INSERT_SKIPPED = """
 insert into steps (job_id, path, kind, pool, tenant, class, state, max_attempts,
                    timeout_s, finished_at)
-select job_id, path, 'tool', '', tenant, class, 'skipped', 1, 1, now()
-from unnest($1::uuid[], $2::text[], $3::int[], $4::text[])
-as new (job_id, tenant, class, path)
+select job_id, path, kind, '', tenant, class, 'skipped', 1, 1, now()
+from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[])
+as new (job_id, tenant, class, path, kind)
 """
 
 _LOCK = """
@@ -78,6 +85,12 @@ select exists (select from steps
 _STOP_UNCLAIMED = """
 update steps set state = 'cancelled', finished_at = now(), wake_at = null
 where job_id = $1 and state in ('queued', 'waiting')
+"""
+
+
+_SKIP_UNCLAIMED = """
+update steps set state = 'skipped', finished_at = now(), wake_at = null
+where job_id = $1 and path = any($2) and state in ('queued', 'waiting')
 """
 
 
@@ -173,11 +186,12 @@ async def _insert(
         [job.steps_total for job in new],
         [job.batch for job in new],
         [job.inputs for job in new],
+        [job.output for job in new],
     )
     owned = [(_owner(job), step) for job in new for step in job.steps]
     await _insert_steps(connection, owned, released)
     await _insert_skipped(
-        connection, [(_owner(job), path) for job in new for path in job.skipped]
+        connection, [(_owner(job), *step) for job in new for step in job.skipped]
     )
 
 
@@ -220,18 +234,22 @@ async def _insert_steps(
 
 
 async def insert_skipped(
-    connection: Connection, owner: Owner, paths: Sequence[str]
+    connection: Connection, owner: Owner, skipped: Sequence[tuple[str, str]]
 ) -> None:
-    """Write steps of a job that `plan()` passed over."""
-    await _insert_skipped(connection, [(owner, path) for path in paths])
+    """Write steps of a job, by path and kind, that `plan()` passed over."""
+    await _insert_skipped(connection, [(owner, *step) for step in skipped])
 
 
 async def _insert_skipped(
-    connection: Connection, owned: Sequence[tuple[Owner, str]]
+    connection: Connection, owned: Sequence[tuple[Owner, str, str]]
 ) -> None:
     if owned:
-        owners = _columns([owner for owner, _ in owned])
-        await connection.execute(_INSERT_SKIPPED, *owners, [path for _, path in owned])
+        await connection.execute(
+            _INSERT_SKIPPED,
+            *_columns([owner for owner, _, _ in owned]),
+            [path for _, path, _ in owned],
+            [kind for _, _, kind in owned],
+        )
 
 
 def _columns(owners: Sequence[Owner]) -> tuple[list[UUID], list[str], list[int]]:
@@ -271,6 +289,14 @@ async def decide_end(
 async def stop_unclaimed(connection: Connection, job: UUID) -> None:
     """Cancel every step of a job that no call has begun for."""
     await connection.execute(_STOP_UNCLAIMED, job)
+
+
+async def skip_unclaimed(connection: Connection, job: UUID, paths: Sequence[str]) -> bool:
+    """Pass over steps that are not wanted any more; False if all of them are running."""
+    if not paths:
+        return False
+    done = await connection.execute(_SKIP_UNCLAIMED, job, list(paths))
+    return done != "UPDATE 0"
 
 
 async def end_if_settled(

@@ -45,7 +45,8 @@ class NewStep:
 
 @dataclass(frozen=True)
 class NewJob:
-    """Everything a submit writes in one transaction. `inputs` is JSON."""
+    """Everything a submit writes in one transaction. `inputs` is JSON, and so is the
+    `output` of a job that has nothing to do; `skipped` are paths and kinds."""
 
     id: UUID
     tenant: str
@@ -61,7 +62,8 @@ class NewJob:
     steps_total: int
     inputs: str
     steps: tuple[NewStep, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    output: str | None = None
     batch: UUID | None = None
 
 

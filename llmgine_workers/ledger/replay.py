@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -39,7 +39,7 @@ update steps set state = 'queued', released_at = null, wake_at = null, tries = 0
     crashes = 0, failure = null, finished_at = null, worker = null,
     model = coalesce(models[1], model), given_up = '{}',
     pool = coalesce(split_part(models[1], '/', 1), pool)
-where job_id = $1 and (state = 'cancelled' or state = 'failed' and not path = any($2))
+where job_id = $1 and (state = 'cancelled' or state = 'failed' and path = any($2))
 returning path
 """
 
@@ -87,13 +87,14 @@ async def take(connection: Connection, action: Action, run: int) -> bool:
     return bool(await connection.fetchval(_TAKE, action.id, action.letter, run))
 
 
-async def reopen(connection: Connection, job: UUID, keep: Sequence[str]) -> list[str]:
-    """A new run with a new time-out; failed steps named in `keep` stay as they are.
+async def reopen(connection: Connection, job: UUID, blamed: Collection[str]) -> list[str]:
+    """A new run with a new time-out, for what was cancelled and for the `blamed` steps;
+    failures that the chain has got over stay as they are.
 
     Answers the paths of the steps that will run again.
     """
     await connection.execute(_REOPEN_JOB, job)
-    rows = await connection.fetch(_REOPEN_STEPS, job, list(keep))
+    rows = await connection.fetch(_REOPEN_STEPS, job, list(blamed))
     return [row["path"] for row in rows]
 
 

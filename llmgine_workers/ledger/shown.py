@@ -42,10 +42,7 @@ def job(row: asyncpg.Record) -> dict[str, Any]:
         "inputs": value(row["inputs"]),
         "output": value(row["output"]),
         "error": row["failure"] if row["shown"] == "failed" else None,
-        "progress": {
-            "total": row["steps_total"],
-            **{state: row[state] for state in STEP_STATES},
-        },
+        "progress": _progress(row),
         "usage": _usage(row),
         "cost_usd": _cost(row),
         "possible_duplicate_usd": None if row["doubt_unpriced"] else usd(row["doubt"]),
@@ -71,6 +68,12 @@ def batch(row: asyncpg.Record) -> dict[str, Any]:
         "cost_usd": _cost(row),
         "created_at": rfc3339(row["created_at"]),
     }
+
+
+def _progress(row: asyncpg.Record) -> dict[str, int]:
+    """`total` is of the steps known by now, where maps and loops make more of them."""
+    counts = {state: row[state] for state in STEP_STATES}
+    return {"total": max(row["steps_total"], sum(counts.values())), **counts}
 
 
 def _options(row: asyncpg.Record) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from llmgine_workers.engine import finish
+from llmgine_workers.engine import next_up
 from llmgine_workers.engine.outcome import Dead, Done, Skip
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.events import facts
@@ -145,7 +145,7 @@ async def test_a_bug_in_planning_keeps_the_result_too(
 
     rt = await line.worker()
     job = await line.submit(chain(llm("draft"), llm("final")))
-    monkeypatch.setattr(finish, "plan", broken)
+    monkeypatch.setattr(next_up, "plan", broken)
     assert await run_step(rt, job, "draft") == Done()
     assert await line.states(job) == {"draft": "succeeded"}
     (letter,) = await line.place.letters(job)

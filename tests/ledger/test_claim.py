@@ -237,10 +237,8 @@ async def test_a_stale_fence_writes_its_bill_and_nothing_else(place: Place) -> N
     assert new["state"] == "started"
     assert await place.settle(owner, output='"of the owner"')
     async with place.ledger.connection() as connection:
-        assert (await history.read(connection, key.job)).results["draft"] == (
-            "succeeded",
-            '"of the owner"',
-        )
+        past = await history.read(connection, key.job, with_costs=True)
+    assert past.ended["draft"] == ("succeeded", '"of the owner"', None, 620)
 
 
 async def test_a_zombies_transient_error_changes_no_state(place: Place) -> None:
