@@ -115,6 +115,11 @@ class LlmOptions(_Grammar):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: StopTexts | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    reasoning_effort: (
+        Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
+    ) = None
 
 
 class Message(_Grammar):

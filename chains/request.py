@@ -11,6 +11,12 @@ from chains.template import Lookup, Renderer
 
 Request: TypeAlias = dict[str, Json]
 
+_AS_WRITTEN = (
+    "max_tokens", "temperature", "top_p", "seed", "frequency_penalty", "presence_penalty",
+    "reasoning_effort",
+)  # fmt: skip
+"""Options without texts to fill in."""
+
 
 def options_of(defaults: Defaults, llm: LlmCall) -> dict[str, Any]:
     """The options of an llm step: its own before the chain's defaults."""
@@ -57,10 +63,7 @@ def _llm_request(options: dict[str, Any], llm: LlmCall, renderer: Renderer) -> R
             for turn in turns
             if turn.role != "system"
         ],
-        "max_tokens": options.get("max_tokens"),
-        "temperature": options.get("temperature"),
-        "top_p": options.get("top_p"),
         "stop": list(options.get("stop", ())) or None,
-        "seed": options.get("seed"),
+        **{name: options.get(name) for name in _AS_WRITTEN},
     }
     return {name: value for name, value in request.items() if value is not None}

@@ -35,7 +35,8 @@ class ReadyStep(StepFacts):
     """A step to be done now, with everything filled in.
 
     `request` of an llm step: `messages` and, where set, `system`, `max_tokens`,
-    `temperature`, `top_p`, `stop`, `seed`; of a tool step: `tool` and `arguments`; of a
+    `temperature`, `top_p`, `stop`, `seed`, `frequency_penalty`, `presence_penalty`,
+    `reasoning_effort`; of a tool step: `tool` and `arguments`; of a
     wait: what is waited for.
     """
 

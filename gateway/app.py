@@ -25,6 +25,8 @@ from gateway.routes import (
     events,
     health,
     jobs,
+    openai_chat,
+    openai_models,
     pools,
     replays,
     steps,
@@ -37,6 +39,10 @@ from llmgine_workers.settings import Settings
 GRACE_S = 10
 """How long SIGTERM lets open requests go on; waits and streams end at once."""
 
+_NOUNS = (
+    jobs, batches, steps, events, dead_letters, replays, chains, pools, openai_chat,
+    openai_models, health,
+)  # fmt: skip
 Opener = Callable[[Settings, Mapping[str, str]], AbstractAsyncContextManager[Runtime]]
 
 
@@ -59,8 +65,7 @@ def create_app(
         exception_handlers=dict.fromkeys(HANDLED, answer),
         telemetry={"operation_spans": False, "logs": False, "auto_configure": False},
     )
-    nouns = (jobs, batches, steps, events, dead_letters, replays, chains, pools, health)
-    for noun in nouns:
+    for noun in _NOUNS:
         app.include_router(noun.router)
     app.add_middleware(RequestIds)
     app.openapi = schema_of(app)  # type: ignore[method-assign]

@@ -45,6 +45,7 @@ PROBLEMS: dict[str, Kind] = {
     "body_too_large": Kind(413, "The body is too large"),
     "batch_too_large": Kind(413, "The batch has too many jobs"),
     "unsupported_media_type": Kind(415, "The body must be JSON"),
+    "unsupported_parameter": Kind(422, "A parameter is not supported"),
     "unknown_field": Kind(422, "The request has a field nobody knows"),
     "invalid_input": Kind(422, "The request does not fit"),
     "out_of_range": Kind(422, "A value is out of its range"),
@@ -64,9 +65,11 @@ PROBLEMS: dict[str, Kind] = {
     "tenant_queue_full": Kind(429, "The tenant's queue is full", retry_after_s=10),
     "headers_too_large": Kind(431, "The headers are too large"),
     "internal": Kind(500, "The gateway made a mistake"),
+    "not_finished": Kind(504, "The job has not ended yet"),
     "ledger_unavailable": Kind(503, "The ledger does not answer", retry_after_s=2),
 }
-"""Codes of interface section 5, and `internal` for a defect of ours."""
+"""Codes of interface section 5, `internal` for a defect of ours, and what only the
+front in OpenAI's format says: `unsupported_parameter` and `not_finished`."""
 
 
 class Problem(Exception):
@@ -98,19 +101,23 @@ class Problem(Exception):
 def respond(problem: Problem, request_id: str) -> Response:
     """The problem as `application/problem+json`."""
     kind = PROBLEMS[problem.code]
-    headers = dict(problem.headers)
-    if kind.retry_after_s is not None:
-        headers.setdefault("Retry-After", str(kind.retry_after_s))
     body = {
         "type": f"urn:llmgine:problem:{problem.code}",
         "title": kind.title,
         "status": kind.status,
         "code": problem.code,
-        "detail": _short(problem.detail),
+        "detail": shortened(problem.detail),
         "request_id": request_id,
         "errors": [_shown(finding) for finding in problem.findings[:MAX_FINDINGS]],
     }
-    return Response(as_json(body), kind.status, headers, MEDIA_TYPE)
+    return Response(as_json(body), kind.status, headers_of(problem), MEDIA_TYPE)
+
+
+def headers_of(problem: Problem) -> dict[str, str]:
+    """The problem's own, and when trying again makes sense."""
+    again = PROBLEMS[problem.code].retry_after_s
+    headers = {} if again is None else {"Retry-After": str(again)}
+    return {**headers, **problem.headers}
 
 
 def not_found() -> Problem:
@@ -129,11 +136,12 @@ def _kind(code: str) -> Kind:
 
 def _shown(finding: Finding) -> dict[str, Any]:
     return {
-        name: _short(value) if isinstance(value, str) else value
+        name: shortened(value) if isinstance(value, str) else value
         for name, value in finding.items()
     }
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Text that can be sent, of a length that people read."""
     text = clean_text(text)
     return text if len(text) <= _MAX_SENTENCE else text[:_MAX_SENTENCE] + "..."

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway import heads
-from gateway.errors import PROBLEMS, Problem, ledger_down, not_found, respond
+from gateway import errors, heads
+from gateway.errors import PROBLEMS, Problem, ledger_down, not_found
 from gateway.findings import findings_of
+from gateway.front import envelope
 from llmgine_workers import clock
 from llmgine_workers.errors import Refusal
 from llmgine_workers.ledger.connection import LedgerDown
@@ -27,7 +28,15 @@ _log = logging.getLogger(__name__)
 
 async def answer(request: Request, error: Exception) -> Response:
     """The handler of all of `HANDLED`."""
-    return respond(_problem(request, error), request.state.request_id)
+    problem = _problem(request, error)
+    return respond(request.url.path, problem, request.state.request_id)
+
+
+def respond(path: str, problem: Problem, request_id: str) -> Response:
+    """The problem in the format of whoever speaks to that address."""
+    if envelope.is_theirs(path):
+        return envelope.respond(problem)
+    return errors.respond(problem, request_id)
 
 
 def refusal_problem(refusal: Refusal) -> Problem:
@@ -60,7 +69,7 @@ class RequestIds:
             await send(message)
 
         if (refused := heads.refusal(scope)) is not None:
-            await respond(refused, request_id)(scope, receive, named)
+            await respond(scope["path"], refused, request_id)(scope, receive, named)
             return
         try:
             await self._app(scope, receive, named)
@@ -70,7 +79,7 @@ class RequestIds:
             _log.exception("request %s failed", request_id)
             if not begun:
                 problem = Problem("internal", f"see the gateway's log for {request_id}")
-                await respond(problem, request_id)(scope, receive, named)
+                await respond(scope["path"], problem, request_id)(scope, receive, named)
 
 
 def _problem(request: Request, error: Exception) -> Problem:

@@ -12,12 +12,14 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from gateway import errors, shapes
+from gateway.front import shapes as front_shapes
 from gateway.letter_requests import LetterChoice, ReplaySubmission
 from gateway.submission import BatchSubmission, JobSubmission
 from llmgine_workers import __version__
 
 _REF = "#/components/schemas/{model}"
 _BODIES = (JobSubmission, BatchSubmission, LetterChoice, ReplaySubmission)
+_MODELS = (*shapes.ALL, *front_shapes.ALL, *_BODIES)
 _DESCRIPTIONS = {
     200: "Done",
     202: "Accepted: it is kept and will end",
@@ -31,8 +33,12 @@ def documented(
     media_type: str = "application/json",
     *,
     body: str | None = None,
+    refused: str | None = None,
 ) -> dict[str, Any]:
-    """A route's declaration: the shape it answers with each status, the body it takes."""
+    """A route's declaration: the shape it answers with each status, the body it takes.
+
+    `refused` is the shape of a refusal where it is not a problem document.
+    """
     schema = _ref(shape) if shape else {"type": "string"}
     answers: dict[int | str, Any] = {
         status: {
@@ -41,7 +47,8 @@ def documented(
         }
         for status in statuses
     }
-    problem = {errors.MEDIA_TYPE: {"schema": _ref("Problem")}}
+    kind = "application/json" if refused else errors.MEDIA_TYPE
+    problem = {kind: {"schema": _ref(refused or "Problem")}}
     answers["default"] = {"description": "Refused", "content": problem}
     extra = {"requestBody": _request_body(body)} if body else None
     return {
@@ -76,7 +83,7 @@ def schema_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 def _shapes() -> dict[str, Any]:
     models: list[tuple[type[BaseModel], Literal["validation"]]] = [
-        (model, "validation") for model in (*shapes.ALL, *_BODIES)
+        (model, "validation") for model in _MODELS
     ]
     _, schema = models_json_schema(models, ref_template=_REF)
     parts: dict[str, Any] = schema["$defs"]

@@ -85,6 +85,23 @@ class Prices:
             return None
 
 
+@lru_cache(maxsize=8)
+def priced_models(providers: frozenset[str]) -> tuple[str, ...]:
+    """`provider/model` of every published price of these providers.
+
+    Names that only begin others (`ft:gpt-4o`) are left out.
+    """
+    from genai_prices.data_snapshot import get_snapshot
+
+    return tuple(
+        f"{provider.id}/{model.id}"
+        for provider in get_snapshot().providers
+        if provider.id in providers
+        for model in provider.models
+        if model.match.is_match(model.id) and not model.id.startswith("ft:")
+    )
+
+
 def _mark(rows: Mapping[str, PriceSettings]) -> str:
     if not rows:
         return ""

@@ -19,7 +19,7 @@ from gateway.openapi import documented
 from llmgine_workers.ledger import views
 
 MEDIA_TYPE = "text/event-stream"
-_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 Number = Annotated[int, Query(ge=0, le=NEWEST, description="The last event you have")]
 LastEventId = Annotated[int | None, Header(ge=0, le=NEWEST)]
@@ -52,4 +52,4 @@ def event_response(
     """The stream of a job after that event."""
     source = frames(here.rt.ledger, here.rt.streams, job, after)
     body = with_pings(source, here.stopping)
-    return StreamingResponse(body, headers={**_HEADERS, **headers}, media_type=MEDIA_TYPE)
+    return StreamingResponse(body, headers={**HEADERS, **headers}, media_type=MEDIA_TYPE)

@@ -136,14 +136,18 @@ _SIMULATED = {"openai": OPENAI, "anthropic": ANTHROPIC}
 
 def service_of(name: str, settings: ProviderSettings) -> Service:
     """The row of a configured provider; ConfigurationError if it has no address."""
-    row = SERVICES.get(settings.like or name)
-    if row is None or row.wire != settings.wire:
-        row = _UNKNOWN[settings.wire]
-    if settings.simulated:
-        row = _SIMULATED[settings.wire]
+    row = row_of(name, settings)
     if not (settings.base_url or row.base_url):
         raise ConfigurationError(f"providers.{name}: base_url is missing")
     return replace(row, query={**row.query, **settings.query})
+
+
+def row_of(name: str, settings: ProviderSettings) -> Service:
+    """The row by which a provider is called, wherever it is."""
+    if settings.simulated:
+        return _SIMULATED[settings.wire]
+    row = SERVICES.get(settings.like or name)
+    return row if row and row.wire == settings.wire else _UNKNOWN[settings.wire]
 
 
 def place(body: dict[str, object], where: str, value: object) -> None:

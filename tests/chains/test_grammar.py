@@ -143,6 +143,8 @@ def test_a_conversation_has_a_turn_that_is_not_the_systems() -> None:
         ("temperature", [-0.1, 2.1, 99, "hot", True]),
         ("top_p", [0, 1.1]),
         ("seed", [-1, 1.5]),
+        ("frequency_penalty", [-2.1, 2.1]),
+        ("reasoning_effort", ["some", 1]),
         ("stop", [[], [""], ["a"] * 5, 3]),
         ("model", [[], "", "a b", "/x", "openai/", ["fast"] * 11, 5]),
         ("system", [3, ["x"]]),

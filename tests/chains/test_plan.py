@@ -173,15 +173,23 @@ def test_a_request_has_system_turns_options_and_texts_filled_in() -> None:
     )  # fmt: skip
 
 
+THEIRS = {
+    "model": "fast", "system": "Theirs.", "seed": 7, "presence_penalty": -1.5,
+    "reasoning_effort": "low",
+}  # fmt: skip
+
+
 def test_a_steps_own_options_win_over_the_defaults() -> None:
     step = {"name": "a", "llm": {"model": "smart", "prompt": "x", "system": "Mine."}}
-    steps = chain(step, defaults={"model": "fast", "system": "Theirs.", "seed": 7})
+    steps = chain(step, defaults=THEIRS)
     (ready,) = next_up(steps).ready
     assert ready.models == ("smart",)
     assert ready.request == {
         "system": "Mine.",
         "messages": [{"role": "user", "content": "x"}],
         "seed": 7,
+        "presence_penalty": -1.5,
+        "reasoning_effort": "low",
     }
 
 

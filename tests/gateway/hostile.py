@@ -21,6 +21,20 @@ GOOD: list[dict[str, Any]] = [
     {"chain": CHAIN, "inputs": {"text": "x"}},
     {"tool": "word_count", "arguments": {"text": "x"}},
 ]
+CHAT: dict[str, Any] = {
+    "model": "fast",
+    "messages": [{"role": "user", "content": "x"}],
+    "stream": True,
+    "temperature": 0.5,
+    "max_tokens": 5,
+    "stop": ["END"],
+    "metadata": {"a": "b"},
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"type": "object"}},
+    },
+}
+POSTS = ("/v1/jobs", "/v1/batches", "/v1/chat/completions")
 _PLAIN = """
 chain inputs text jobs tool arguments metadata options priority timeout stream name steps
 llm model prompt schema use parallel when fallback needs summarize fast tools system
@@ -31,7 +45,8 @@ NUMBERS = [0, -1, 2**63, 2**64, 10**400, 1.5, 1e300, True, False, None]
 PATHS = """
 /v1/jobs /v1/batches /v1/pools /v1/chains /v1/jobs/{job} /v1/jobs/{job}/steps /readyz
 /v1/jobs/{job}/steps/draft /v1/jobs/{job}/cancel /v1/jobs/{job}/explain /openapi.json
-/v1/batches/{job} /%00 /v1/jobs/%ff /v1/jobs/{job}/steps/%00
+/v1/models /v1/models/fast /v1/models/%00 /v1/batches/{job} /%00 /v1/jobs/%ff
+ /v1/jobs/{job}/steps/%00
 """
 NAMES = (
     "state", "chain", "batch", "created_after", "limit", "cursor", "wait", "metadata.a",
@@ -97,6 +112,8 @@ class Hostile:
         }
 
     def body(self, path: str) -> bytes:
+        if path == POSTS[-1]:
+            return self.encoded(self.changed(CHAT))
         count = self.chance.randrange(4)
         jobs = [self.changed(self.chance.choice(GOOD)) for _ in range(count + 1)]
         value = jobs[0] if path == "/v1/jobs" else self.changed({"jobs": jobs[1:]})
@@ -119,7 +136,7 @@ class Hostile:
         """Bodies that are nearly right, addresses that are nearly there."""
         chance, headers = self.chance, self.headers()
         if chance.random() < 0.7:
-            path = chance.choice(("/v1/jobs", "/v1/batches"))
+            path = chance.choice(POSTS)
             headers["Content-Type"] = "application/json"
             if chance.random() < 0.1:
                 headers["Idempotency-Key"] = chance.choice("abc")

@@ -16,7 +16,8 @@ from llmgine_workers.ledger.connection import LedgerDown
 from tests.gateway.conftest import StandIn
 
 # Interface section 5, word for word; `internal` is a defect of ours, and the headers
-# are decision 13.
+# are decision 13; `not_finished` and `unsupported_parameter` are of the front in OpenAI's
+# format.
 TABLE = {
     400: "invalid_json duplicate_key too_deep invalid_number invalid_unicode "
     "invalid_idempotency_key invalid_cursor",
@@ -31,7 +32,9 @@ TABLE = {
     431: "headers_too_large",
     429: "too_many_requests tenant_queue_full",
     503: "ledger_unavailable",
-    422: "unknown_field invalid_input out_of_range nul_not_allowed invalid_chain "
+    504: "not_finished",
+    422: "unsupported_parameter unknown_field "
+    "invalid_input out_of_range nul_not_allowed invalid_chain "
     "unknown_chain unknown_tool unknown_provider unknown_model provider_not_enabled "
     "prompt_too_long exceeds_limit exceeds_budget idempotency_mismatch "
     "webhook_not_allowed",

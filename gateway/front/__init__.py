@@ -1,0 +1,1 @@
+"""OpenAI's interface to jobs: what an unmodified client of theirs sends and expects."""
