@@ -26,7 +26,7 @@ _COUNTS = ("workers", "slots", "credit", "queued", "running", "waiting")
 class Gate:
     """Whether calls may start: `open provider_pause breaker unknown`, and until when.
 
-    An open breaker without a time is being decided by a probe.
+    `breaker`: that of at least one model is open; without a time, a probe is deciding.
     """
 
     state: str
@@ -50,14 +50,14 @@ async def gate_of(rt: Runtime, pool: str) -> Gate:
         return Gate("open")
     try:
         paused_s = await Pauses(rt.ephemeral).left_s(pool)
-        breaker = await BreakerStore(rt.ephemeral).look(pool)
+        shut = await BreakerStore(rt.ephemeral).shut(pool)
     except EphemeralDown:
         return Gate("unknown")
     if paused_s > 0:
         return Gate("provider_pause", _in(paused_s))
-    if breaker.reopens_in_s is None:
+    if not shut:
         return Gate("open")
-    opens_in_s = breaker.reopens_in_s
+    opens_in_s = max(shut.values())
     return Gate("breaker", _in(opens_in_s) if opens_in_s > 0 else None)
 
 

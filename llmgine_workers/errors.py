@@ -32,6 +32,7 @@ FOLLOWS: dict[str, Follows] = {
     "provider_quota": Follows.NEXT_MODEL,
     "context_too_long": Follows.NEXT_MODEL,
     "content_refused": Follows.NEXT_MODEL,
+    "exceeds_limit": Follows.NEXT_MODEL,
     "output_invalid": Follows.REPAIR,
     "provider_rejected": Follows.DEAD,
     "tool_failed": Follows.DEAD,

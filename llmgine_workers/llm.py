@@ -30,6 +30,16 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Quota:
+    """What a provider says is left of its own limits; None where it said nothing."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """`provider/model`, split at the first slash."""
 
@@ -86,6 +96,7 @@ class LlmAnswer:
     usage: Usage
     status: int
     request_id: str | None
+    quota: Quota = Quota()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from llmgine_workers.events.logs import LogLines
 from llmgine_workers.events.stream import StreamWriter
 from llmgine_workers.events.traces import Traces
 from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.resilience.rules import Rules
 from llmgine_workers.settings import Settings
 
 DRAIN_S = 6.0
@@ -47,6 +48,7 @@ class Runtime:
     chains: Chains
     models: Models
     tools: tools.Tools
+    rules: Rules
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -96,6 +98,7 @@ async def open_runtime(
             chains=Chains(ledger),
             models=Models(settings, frozenset(settings.enabled_providers(environ))),
             tools=tools.load_modules(settings.tools.modules),
+            rules=Rules(settings.limits),
         )
         background = [
             asyncio.create_task(work) for work in (rt.hints.run(), rt.pools.run())

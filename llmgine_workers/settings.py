@@ -200,20 +200,49 @@ class ProviderSettings(_Section):
 class Rate(_Section):
     """So many in any window of that length (seconds)."""
 
-    count: Annotated[int, Field(ge=1)]
-    window_s: Annotated[float, Field(ge=1, le=3600)]
+    count: Annotated[int, Field(ge=1, le=10**12)]
+    window_s: Annotated[float, Field(ge=1, le=86400)]
+
+
+AMOUNTS = ("requests", "tokens", "input_tokens", "output_tokens", "in_flight")
+"""What a limit can count; a `[[limits]]` names at least one of them."""
+
+_MATCH = r"^(\*|[a-z][a-z0-9_-]*/(\*|[^\s*]+))$"
+_RateOrNone = Annotated[Rate | None, BeforeValidator(_rate)]
 
 
 class LimitSettings(_Section):
-    """A limit over all workers; `match` is `provider/*`."""
+    """A limit over all workers; `match` is `*`, `provider/*` or `provider/model`.
 
-    match: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*/\*$")]
-    requests: Annotated[Rate, BeforeValidator(_rate)]
+    Each amount is a limit of its own and all must have room. With `per = "tenant"`
+    every tenant has the whole of it. `estimate = "learned"` reserves tokens by what
+    calls turned out to use, not by what they can use at most: more of the limit is
+    used, and at times too much.
+    """
+
+    match: Annotated[str, Field(pattern=_MATCH)]
+    per: Literal["tenant"] | None = None
+    requests: _RateOrNone = None
+    tokens: _RateOrNone = None
+    input_tokens: _RateOrNone = None
+    output_tokens: _RateOrNone = None
+    in_flight: Annotated[int, Field(ge=1)] | None = None
+    estimate: Literal["bound", "learned"] = "bound"
+
+    @model_validator(mode="after")
+    def _some_amount(self) -> LimitSettings:
+        if all(getattr(self, amount) is None for amount in AMOUNTS):
+            raise ValueError(f"{self.match}: names none of {', '.join(AMOUNTS)}")
+        return self
 
     @property
-    def provider(self) -> str:
-        """The provider whose calls it bounds."""
-        return self.match.partition("/")[0]
+    def provider(self) -> str | None:
+        """The provider whose calls it bounds; None: everyone's."""
+        return None if self.match == "*" else self.match.partition("/")[0]
+
+    def matches(self, model: str) -> bool:
+        """Whether it bounds the calls of `provider/model`."""
+        return self.match in ("*", model, f"{model.partition('/')[0]}/*")
 
 
 class TenantSettings(_Section):
@@ -268,7 +297,7 @@ class Settings(_Section):
             if "/" in alias:
                 raise ValueError(f"models.{alias}: an alias has no slash")
         for limit in self.limits:
-            if limit.provider not in self.providers:
+            if limit.provider not in (None, *self.providers):
                 raise ValueError(f"limits: no [providers.{limit.provider}] to match")
         return self
 

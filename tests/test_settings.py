@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmgine_workers.errors import ConfigurationError
-from llmgine_workers.settings import PROVIDER_ROWS, Settings, load
+from llmgine_workers.settings import PROVIDER_ROWS, Rate, Settings, load
 
 
 @pytest.fixture
@@ -67,11 +67,8 @@ def test_sizes_and_rates_are_read(file: Path) -> None:
     )
     assert settings.gateway.max_body == 524288
     (limit,) = settings.limits
-    assert (limit.provider, limit.requests.count, limit.requests.window_s) == (
-        "openai",
-        600,
-        60,
-    )
+    assert limit.provider == "openai"
+    assert limit.requests == Rate(count=600, window_s=60)
 
 
 def test_variables_lie_over_the_file(file: Path) -> None:
@@ -120,7 +117,11 @@ def test_a_secret_may_come_from_a_file(file: Path, tmp_path: Path) -> None:
         ("[models]\n'a/b' = ['openai/x']", "an alias has no slash"),
         ("[[limits]]\nmatch = 'nobody/*'\nrequests = '1/1m'", "providers.nobody"),
         ("[[limits]]\nmatch = 'openai/*'\nrequests = 'many'", "a rate is written like"),
-        ("[[limits]]\nmatch = 'openai/*'\nrequests = '1/2h'", "3600"),
+        ("[[limits]]\nmatch = 'openai/*'\nrequests = '1/2d'", "86400"),
+        ("[[limits]]\nmatch = 'openai'\nrequests = '1/1m'", "limits.0.match"),
+        ("[[limits]]\nmatch = 'openai/*'", "names none of requests, tokens"),
+        ("[[limits]]\nmatch = '*'\nin_flight = 0", "limits.0.in_flight"),
+        ("[[limits]]\nmatch = '*'\nper = 'job'\ntokens = '1/1s'", "limits.0.per"),
         ("[prices.'openai/x']\ninput = -1\noutput = 1", "prices.openai/x.input"),
         ("worker = 3", "worker"),
         ("providers = 3", "providers"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmgine_workers.engine.clean import as_json, clean_text
-from llmgine_workers.engine.request import BOUND_MAX_TOKENS, request_of
+from llmgine_workers.engine.bounds import bounds_of, texts_of
+from llmgine_workers.engine.clean import clean_text
 from llmgine_workers.ledger.records import Billed
 from llmgine_workers.llm import CallFailed, LlmAnswer, Usage
 from llmgine_workers.prices import estimate_tokens, estimate_tokens_of_bytes
@@ -22,22 +22,24 @@ _MAY_BE_BILLED = {
 }
 """Codes of calls that a provider took on and that ended without an account of them."""
 
-_OVERHEAD_TOKENS = 16
-"""What roles and separators of a message may add, for a bound."""
-
 
 def upper_bound(visit: Visit) -> int | None:
-    """Micro-dollars this call can cost at the most; None if it has no price.
-
-    No tokenizer makes more tokens of a text than it has bytes.
-    """
+    """Micro-dollars this call can cost at the most; None if it has no price."""
     if visit.step.kind != "llm":
         return 0
-    request = request_of(visit)
-    sizes = [len(text.encode()) + _OVERHEAD_TOKENS for text in _texts(visit)]
+    bounds = bounds_of(visit.request)
     return visit.rt.prices.upper_bound(
-        visit.step.model or "", sum(sizes), request.max_tokens or BOUND_MAX_TOKENS
+        visit.step.model or "", bounds.input_tokens, bounds.output_tokens
     )
+
+
+def account(visit: Visit, failed: StepFailed | None = None) -> Usage | None:
+    """The tokens of a call that is over; None if nobody knows them."""
+    if visit.answered:
+        return visit.answered.usage
+    if failed is None or failed.failure.code in _MAY_BE_BILLED:
+        return None
+    return visit.billed.usage
 
 
 def of_answer(visit: Visit, answer: LlmAnswer) -> Billed:
@@ -80,13 +82,6 @@ def _billed(
 def _estimate(visit: Visit) -> Usage:
     return Usage(
         calls=1,
-        input_tokens=estimate_tokens(_texts(visit)),
+        input_tokens=estimate_tokens(texts_of(visit.request)),
         output_tokens=estimate_tokens_of_bytes(visit.received_bytes),
     )
-
-
-def _texts(visit: Visit) -> list[str]:
-    request = request_of(visit)
-    spoken = [message.content for message in request.messages]
-    schema = as_json(request.schema) if request.schema else ""
-    return [*spoken, request.system or "", schema]

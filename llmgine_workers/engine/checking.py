@@ -28,10 +28,11 @@ from chains import (
 from chains.chain import MAX_NESTING
 from chains.resolve import references_of, with_chains
 from chains.steps import fixed_count
+from llmgine_workers.engine.bounds import demand_of
 from llmgine_workers.engine.clean import as_json
-from llmgine_workers.engine.planning import new_step
+from llmgine_workers.engine.planning import new_step, parsed
 from llmgine_workers.errors import Refusal, StepFailed
-from llmgine_workers.ledger.records import CLASSES, NewJob
+from llmgine_workers.ledger.records import CLASSES, NewJob, NewStep, StepKey
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.submit import JobRequest
@@ -145,6 +146,7 @@ def check(
         if first.failed:
             raise _refusal("invalid_input", _what(request), _sentence(first.failed[0]))
         steps = tuple(new_step(step, rt.models, max_attempts) for step in first.ready)
+        _check_fits(rt, tenant, steps, job)
         filled = as_json(inputs)
         output = as_json(first.output) if first.finished else None
     except StepFailed as error:
@@ -167,6 +169,26 @@ def check(
         skipped=first.skipped,
         output=output,
     )
+
+
+def _check_fits(rt: Runtime, tenant: str, steps: Iterable[NewStep], job: UUID) -> None:
+    """A call that no limit of its models will ever admit is refused before it waits.
+
+    Only the steps that begin are known by now; later ones fail when they come.
+    """
+    findings = []
+    for step in steps:
+        if step.kind != "llm":
+            continue
+        key, request = StepKey(job, step.path), parsed(step.request)
+        demands = [demand_of(model, tenant, request, key) for model in step.models]
+        found = [rt.rules.never_fits(demand) for demand in demands]
+        if found and found[0] and all(found):
+            said = Finding("/chain", "exceeds_limit", f"{step.path}: {found[0][0]}")
+            findings.append({**said.as_dict(), "limit": found[0][1]})
+    if findings:
+        sentences = "; ".join(str(finding["detail"]) for finding in findings)
+        raise Refusal("exceeds_limit", sentences, findings)
 
 
 def _is_simulated(rt: Runtime, steps: Iterable[StepFacts]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmgine_workers.engine.bounds import demand_of
 from llmgine_workers.engine.outcome import Failover
 from llmgine_workers.engine.visit import Refused, Visit
 from llmgine_workers.errors import Failure
@@ -44,10 +45,9 @@ async def around_gate(visit: Visit, refused: Refused) -> Failover | None:
     if refused.reason != "breaker" and refused.delay_s <= patience:
         return None
     for model in _others(visit):
-        provider = model.partition("/")[0]
-        if visit.rt.pools.paused(provider):
+        if visit.rt.pools.paused(model.partition("/")[0]):
             continue
-        if await visit.rt.admission.room(provider, 1):
+        if await _has_room(visit, model):
             why = f"instead of {visit.step.model}: {refused.reason}"
             move = _move(visit, model, why)
             moved = await _before_call(visit, move, for_good=False)
@@ -58,16 +58,18 @@ async def around_gate(visit: Visit, refused: Refused) -> Failover | None:
 async def empty_shut_pool(rt: Runtime, admission: Admission, pool: str) -> None:
     """Held steps of a pool without room go where there is some, if their list says so.
 
-    At once behind an open breaker, else after `steps.failover_after`.
+    At once those of a model with an open breaker, else after `steps.failover_after`.
     """
     paused = rt.pools.paused(pool) is not None
-    if not paused and await admission.room(pool, 1):
+    broken = {} if paused else await admission.shut(pool)
+    if not paused and not broken and await admission.room(pool, 1):
         return
-    broken = await admission.is_broken(pool)
     patience = 0.0 if broken else rt.settings.steps.failover_after
     why = f"{'paused' if paused else 'breaker' if broken else 'no room'} at "
     room = await _room_elsewhere(rt, admission, pool)
-    moved = await failover.away_from(rt.ledger, pool, room, patience, why)
+    moved = await failover.away_from(
+        rt.ledger, pool, room, patience, why, only=list(broken) or None
+    )
     for one in moved:
         key = one.key
         await rt.events.emit(
@@ -81,6 +83,13 @@ async def _room_elsewhere(rt: Runtime, admission: Admission, pool: str) -> dict[
     window = rt.settings.broker.window
     room = {other: await admission.room(other, window) for other in others}
     return {other: places for other, places in room.items() if places}
+
+
+async def _has_room(visit: Visit, model: str) -> bool:
+    step = visit.step
+    demand = demand_of(model, step.tenant, visit.request, step.key)
+    rooms = await visit.rt.admission.rooms(demand.provider, [step.tenant])
+    return rooms.take(demand)
 
 
 def _others(visit: Visit) -> list[str]:

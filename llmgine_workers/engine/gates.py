@@ -8,6 +8,7 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from llmgine_workers.engine import billing, tell
+from llmgine_workers.engine.bounds import demand_of
 from llmgine_workers.engine.clean import clean_failure
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
 from llmgine_workers.errors import Failure, StepFailed
@@ -15,9 +16,11 @@ from llmgine_workers.events import facts
 from llmgine_workers.ledger import steps
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Claim
+from llmgine_workers.llm import Quota
 from llmgine_workers.resilience import admission as admission_room
 from llmgine_workers.resilience import retry
 from llmgine_workers.resilience.admission import CANCELLED, SUCCEEDED, Admitted
+from llmgine_workers.resilience.rules import Units, units_of
 
 Next: TypeAlias = Callable[[Visit], Awaitable[Answer]]
 
@@ -52,25 +55,46 @@ async def open_pool(visit: Visit, call: Next) -> Answer:
 
 async def admission(visit: Visit, call: Next) -> Answer:
     """One verdict of breaker, pause and limits; what was reserved is settled after."""
-    rt, model = visit.rt, visit.step.model or ""
-    verdict = await rt.admission.ask(rt.pool, model)
+    gate, step, calls = visit.rt.admission, visit.step, visit.calls
+    demand = demand_of(step.model or "", step.tenant, visit.request, step.key)
+    verdict = await gate.ask(demand, visit.call_seconds_left)
     if not isinstance(verdict, Admitted):
         _refuse(verdict)
     try:
         answer = await call(visit)
     except (NotOurs, Refused):
-        await rt.admission.refund(verdict)
+        await gate.refund(verdict)
         raise
     except StepFailed as failed:
-        await rt.admission.settle(
-            verdict, failed.failure.code, retry_after_s=failed.retry_after_s
-        )
+        if visit.calls == calls:  # it ended before the call
+            await gate.refund(verdict)
+        else:
+            await _settle_failed(visit, verdict, failed)
         raise
-    except asyncio.CancelledError:
-        await asyncio.shield(rt.admission.settle(verdict, CANCELLED))
+    except BaseException:  # cancelled, or a bug: nobody knows what was used
+        await asyncio.shield(gate.settle(verdict, CANCELLED))
         raise
-    await rt.admission.settle(verdict, SUCCEEDED)
+    await gate.settle(verdict, SUCCEEDED, used=_used(visit), quota=_quota(visit))
     return answer
+
+
+async def _settle_failed(visit: Visit, admitted: Admitted, failed: StepFailed) -> None:
+    await visit.rt.admission.settle(
+        admitted,
+        failed.failure.code,
+        used=_used(visit, failed),
+        quota=_quota(visit),
+        retry_after_s=failed.retry_after_s,
+    )
+
+
+def _used(visit: Visit, failed: StepFailed | None = None) -> Units | None:
+    usage = billing.account(visit, failed)
+    return units_of(usage.input_tokens, usage.output_tokens) if usage else None
+
+
+def _quota(visit: Visit) -> Quota | None:
+    return visit.answered.quota if visit.answered else None
 
 
 async def attempt(visit: Visit, call: Next) -> Answer:
@@ -117,7 +141,7 @@ async def meter(visit: Visit, call: Next) -> Answer:
 def _refuse(verdict: admission_room.Wait | admission_room.Refused) -> NoReturn:
     if isinstance(verdict, admission_room.Wait):
         raise Refused(verdict.reason, verdict.detail, verdict.retry_after_s)
-    raise StepFailed(Failure("provider_rejected", verdict.detail))
+    raise StepFailed(Failure(verdict.code, verdict.detail))
 
 
 async def _opened(visit: Visit, reserved: int | None) -> Claim | None:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from chains import ReadyStep
+from llmgine_workers.engine.bounds import bounds_of
 from llmgine_workers.engine.clean import as_json
 from llmgine_workers.errors import Refusal
 from llmgine_workers.ledger.records import NewStep
 from llmgine_workers.settings import TOOLS_POOL, Settings
-
-UNNAMED_MAX_TOKENS = 4096
-"""What an answer weighs in its tenant's turn where the chain names no `max_tokens`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,7 @@ def new_step(step: ReadyStep, models: Models, max_attempts: int) -> NewStep:
         )
     candidates = models.candidates(step.models)
     request = {**step.request, "models": candidates, "schema": step.schema}
+    bounds = bounds_of(request)
     return NewStep(
         path=step.path,
         kind="llm",
@@ -86,14 +84,9 @@ def new_step(step: ReadyStep, models: Models, max_attempts: int) -> NewStep:
         model=candidates[0],
         models=candidates,
         why="first choice" if candidates[0] == step.models[0] else "first enabled",
-        tokens_in=sum(len(text.encode()) for text in _texts(step.request)),
-        tokens_out=step.request.get("max_tokens") or UNNAMED_MAX_TOKENS,
+        tokens_in=bounds.input_tokens,
+        tokens_out=bounds.output_tokens,
     )
-
-
-def _texts(request: Mapping[str, Any]) -> list[str]:
-    spoken = [message["content"] for message in request["messages"]]
-    return [*spoken, request.get("system") or ""]
 
 
 def parsed(request: str) -> Mapping[str, object]:

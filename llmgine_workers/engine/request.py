@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from llmgine_workers.engine.bounds import BOUND_MAX_TOKENS
 from llmgine_workers.engine.visit import Visit
 from llmgine_workers.llm import LlmRequest, Message, ModelRef
-
-BOUND_MAX_TOKENS = 4096
-"""Sent as max_tokens where a budget needs a bound and the chain names none."""
 
 _NOT_PARAMETERS = {"messages", "system", "max_tokens", "schema", "models"}
 
@@ -15,7 +13,7 @@ def request_of(visit: Visit) -> LlmRequest:
     """The rendered request of the ledger in the vocabulary of providers."""
     asked = visit.request
     max_tokens = asked.get("max_tokens")
-    if max_tokens is None and visit.step.has_budget:
+    if max_tokens is None and _needs_bound(visit):
         max_tokens = BOUND_MAX_TOKENS
     return LlmRequest(
         model=ModelRef.parse(visit.step.model or "").model,
@@ -25,6 +23,11 @@ def request_of(visit: Visit) -> LlmRequest:
         schema=asked.get("schema"),
         parameters={k: v for k, v in asked.items() if k not in _NOT_PARAMETERS},
     )
+
+
+def _needs_bound(visit: Visit) -> bool:
+    rules = visit.rt.admission.rules
+    return visit.step.has_budget or rules.bounds_output(visit.step.model or "")
 
 
 def headers_of(visit: Visit) -> dict[str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmgine_workers.engine import finish, tell
+from llmgine_workers.engine.release_gate import RoomGate
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import partitions, release, sweep, workers
-from llmgine_workers.ledger.fairness import Counted
 from llmgine_workers.ledger.records import Billed, Finish
 
 if TYPE_CHECKING:
@@ -19,24 +19,14 @@ if TYPE_CHECKING:
 
 
 async def release_steps(rt: Runtime, admission: Admission, pool: str) -> None:
-    """Row 2. `batch` never takes the last quarter of a limit."""
+    """Row 2."""
     window = rt.settings.broker.window
     admitted = await admission.room(pool, window)
-    kept = max((kept_from_batch(n) for n in _limits_of(rt, pool)), default=0)
-    gate = Counted(admitted, batch=admitted - kept)
+    gate = RoomGate(admission, pool)
     weights = {name: tenant.weight for name, tenant in rt.settings.tenants.items()}
     released = await release.tick(rt.ledger, pool, window, admitted, gate, weights)
     if released:
         rt.hints.offer(released)
-
-
-def kept_from_batch(limit: int) -> int:
-    """The last quarter of a limit, rounded up: for classes that people wait for."""
-    return -(-limit // 4)
-
-
-def _limits_of(rt: Runtime, pool: str) -> list[int]:
-    return [one.requests.count for one in rt.settings.limits if one.provider == pool]
 
 
 async def find_lost_hints(rt: Runtime, pool: str) -> None:

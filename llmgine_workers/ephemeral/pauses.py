@@ -23,13 +23,17 @@ class Pauses:
         Raises EphemeralDown.
         """
         milliseconds = max(1, int(seconds * 1000))
-        left: int = await self._ephemeral.run(_PAUSE, [self._key(provider)], milliseconds)
+        keys = [pause_key(self._ephemeral, provider)]
+        left: int = await self._ephemeral.run(_PAUSE, keys, milliseconds)
         return left / 1000
 
     async def left_s(self, provider: str) -> float:
         """Seconds until the gate opens, 0 if it is open. Raises EphemeralDown."""
-        left: int = await self._ephemeral.command("PTTL", self._key(provider))
+        key = pause_key(self._ephemeral, provider)
+        left: int = await self._ephemeral.command("PTTL", key)
         return max(0, left) / 1000
 
-    def _key(self, provider: str) -> str:
-        return self._ephemeral.key("pause", provider)
+
+def pause_key(ephemeral: Ephemeral, provider: str) -> str:
+    """Where a provider's pause is."""
+    return ephemeral.key("pause", provider)

@@ -1,245 +1,213 @@
-"""Limits over all workers: sliding windows that are overshot in no interval."""
+"""The counters of every limit: settled after a call, added to, and looked at."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmgine_workers.ephemeral.connection import Argument, Ephemeral, Script
+from llmgine_workers.ephemeral.rules import InFlight, Lease, Rule, Usage, Window
+from llmgine_workers.ephemeral.window_script import LIBRARY
 
-COUNTERS_PER_WINDOW = 120
-"""With two more and the slack they fit in one 128-entry listpack of Redis: 2 KB."""
-SLACK_S = 1.0
-"""Calls start a little after they were admitted; so much later is still no overshoot."""
-SLACK_SHARE = 0.02
-"""... but never more of a window than this, so that short windows stay usable."""
+if TYPE_CHECKING:
+    from llmgine_workers.ephemeral.gate import Reservation
+
+CORRECTION_SHARE = 0.05
+"""A provider that counts a little more than we do is no reason to hold calls back: its
+figure and ours are of moments that lie apart."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """At most `limit` units in any `window_s` seconds. `name` is for people.
+class Left:
+    """What a rule has left now, its claim not deducted.
 
-    `bucket` tells its counters from others' and must not hold the limit, so that
-    workers with an older setting count in the same place.
+    `mean` is what a call reserves of it lately; `claim` is (step, units) of a large
+    call that the next room belongs to.
     """
 
-    name: str
-    bucket: str
-    limit: int
-    window_s: float
-
-    @property
-    def slot_ms(self) -> int:
-        """Milliseconds that one counter stands for."""
-        return math.ceil(self.window_s * 1000 / COUNTERS_PER_WINDOW)
-
-    @property
-    def slots(self) -> int:
-        """Counters that are summed.
-
-        An interval of the window's length and its slack touches at most so many, so
-        a sum within the limit means that no such interval was overshot.
-        """
-        slack_s = min(SLACK_S, SLACK_SHARE * self.window_s)
-        return math.ceil((self.window_s + slack_s) * 1000 / self.slot_ms) + 1
+    units: int
+    mean: int = 1
+    claim: tuple[str, int] | None = None
 
 
-@dataclass(frozen=True)
-class Charge:
-    """So many units of a rule: 1 request, 1,200 tokens."""
-
-    rule: Rule
-    amount: int = 1
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """What was counted, and when by the server's clock (ms since the epoch)."""
-
-    at_ms: int
-    charges: tuple[Charge, ...]
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Which rule had no room, and when it has; None: it never has that much."""
-
-    rule: Rule
-    retry_after_s: float | None
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Units used some seconds ago, to be counted where they belong."""
-
-    rule: Rule
-    amount: int
-    age_s: float
-
-
-# A counter in the future is left over from before the server's clock was set back; it
-# moves to now, or it would close the window until the clock has caught up.
-_LIBRARY = """
-local function clock()
-  local now = redis.call('TIME')
-  return now[1] * 1000 + math.floor(now[2] / 1000)
+# ARGV: the call, then eight per rule: kind, slot_ms, slots, limit, when it was reserved,
+# how much, how much it was, how much at most (learned rules, else 0), then what was left
+# by our count and by the provider's (-1: it did not say).
+#
+# Never below zero: a counter may have been lost and begun again since.
+_SETTLE = Script(
+    LIBRARY
+    + f"""
+local now, over = clock(), {{}}
+local function correct(key, slot, slots, limit, at, left, theirs)
+  local foreign = left - theirs
+  if theirs < 0 or foreign <= limit * {CORRECTION_SHARE} then return end
+  if at <= tonumber(redis.call('HGET', key, 'corrected') or 0) then return end
+  redis.call('HINCRBY', key, slot, whole(foreign))
+  redis.call('HSET', key, 'corrected', whole(now))
 end
-local function counters(key, slot, slots)
-  local used, kept, gone, all = 0, {}, {}, redis.call('HGETALL', key)
-  for f = 1, #all, 2 do
-    local s, units = tonumber(all[f]), tonumber(all[f + 1])
-    if s <= slot - slots then
-      gone[#gone + 1] = all[f]
-    else
-      used = used + units
-      kept[#kept + 1] = {math.min(s, slot), units, all[f]}
-    end
-  end
-  return used, kept, gone
-end
-local function wait_ms(kept, excess, slots, slot_ms, now)
-  table.sort(kept, function(a, b) return a[1] < b[1] end)
-  for _, counter in ipairs(kept) do
-    excess = excess - counter[2]
-    if excess <= 0 then return (counter[1] + slots) * slot_ms - now end
-  end
-  return -1
-end
-"""
-
-_RESERVE = Script(
-    _LIBRARY
-    + """
-local now, longest, blocker = clock(), 0, 0
 for i, key in ipairs(KEYS) do
-  local a = 4 * (i - 1)
-  local slot_ms, slots = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
-  local limit, amount = tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4])
-  local slot = math.floor(now / slot_ms)
-  local used, kept, gone = counters(key, slot, slots)
-  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
-  for _, counter in ipairs(kept) do
-    if tonumber(counter[3]) > slot then
-      redis.call('HDEL', key, counter[3])
-      redis.call('HINCRBY', key, slot, counter[2])
+  local a = 1 + 10 * (i - 1)
+  if ARGV[a + 1] == 'lease' then
+    redis.call('ZREM', key, ARGV[1])
+  else
+    local slot_ms, slots = tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+    local limit, at = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])
+    local slot, present = math.floor(at / slot_ms), math.floor(now / slot_ms)
+    local change = ARGV[a + 7] - ARGV[a + 6]
+    if change < 0 then
+      local units = tonumber(redis.call('HGET', key, whole(slot)) or 0)
+      local back = math.min(units, -change)
+      if back > 0 then redis.call('HINCRBY', key, whole(slot), whole(-back)) end
+    elseif change > 0 and slot > present - slots then
+      redis.call('HINCRBY', key, whole(slot), whole(change))
+      redis.call('PEXPIRE', key, slot_ms * (slots + 1))
+      local used = counters(key, present, slots)
+      if used > limit then
+        over[#over + 1] = i - 1
+        over[#over + 1] = used - limit
+      end
     end
-  end
-  if used + amount > limit then
-    local wait = wait_ms(kept, used + amount - limit, slots, slot_ms, now)
-    if wait < 0 then return {0, i, -1} end
-    if wait >= longest then longest, blocker = wait, i end
+    local bound = tonumber(ARGV[a + 8])
+    if bound > 0 and redis.call('EXISTS', key) == 1 then
+      local ratio = tonumber(redis.call('HGET', key, 'ratio') or 1)
+      ratio = ratio + (ARGV[a + 7] / bound - ratio) / 8
+      redis.call('HSET', key, 'ratio', string.format('%.4f', ratio))
+    end
+    correct(key, whole(present), slots, limit, at, tonumber(ARGV[a + 9]),
+      tonumber(ARGV[a + 10]))
   end
 end
-if blocker > 0 then return {0, blocker, longest} end
-for i, key in ipairs(KEYS) do
-  local a = 4 * (i - 1)
-  local slot_ms = tonumber(ARGV[a + 1])
-  redis.call('HINCRBY', key, math.floor(now / slot_ms), ARGV[a + 4])
-  redis.call('PEXPIRE', key, slot_ms * (ARGV[a + 2] + 1))
-end
-return {1, now}
+return over
 """
 )
 
+# ARGV: four per rule: slot_ms, slots, age, amount; of a lease: 0, its call, ms left, 0.
 _ADD = Script(
-    _LIBRARY
+    LIBRARY
     + """
 local now = clock()
 for i, key in ipairs(KEYS) do
   local a = 4 * (i - 1)
   local slot_ms, slots = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
-  local slot = math.floor((now - ARGV[a + 3]) / slot_ms)
-  if slot > math.floor(now / slot_ms) - slots then
-    redis.call('HINCRBY', key, slot, ARGV[a + 4])
-    redis.call('PEXPIRE', key, slot_ms * (slots + 1))
+  if slot_ms == 0 then
+    redis.call('ZADD', key, whole(now + ARGV[a + 3]), ARGV[a + 2])
+    if redis.call('PTTL', key) < tonumber(ARGV[a + 3]) then
+      redis.call('PEXPIRE', key, ARGV[a + 3])
+    end
+  else
+    local slot = math.floor((now - ARGV[a + 3]) / slot_ms)
+    if slot > math.floor(now / slot_ms) - slots then
+      redis.call('HINCRBY', key, whole(slot), ARGV[a + 4])
+      redis.call('PEXPIRE', key, slot_ms * (slots + 1))
+    end
   end
 end
 """
 )
 
-# Never below zero: the counter may have been lost and begun again since.
-_REFUND = Script("""
-for i, key in ipairs(KEYS) do
-  local a = 3 * (i - 1)
-  local slot = string.format('%.0f', math.floor(ARGV[a + 2] / ARGV[a + 1]))
-  local units = tonumber(redis.call('HGET', key, slot) or 0)
-  local back = math.min(units, tonumber(ARGV[a + 3]))
-  if back > 0 then redis.call('HINCRBY', key, slot, -back) end
-end
-""")
-
-_ROOM = Script(
-    _LIBRARY
+_LEFT = Script(
+    LIBRARY
     + """
-local now, room = clock(), -1
+local now, reply = clock(), {}
 for i, key in ipairs(KEYS) do
   local a = 3 * (i - 1)
   local slot_ms, slots = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
-  local used = counters(key, math.floor(now / slot_ms), slots)
-  local left = math.max(0, ARGV[a + 3] - used)
-  if room < 0 or left < room then room = left end
+  if slot_ms == 0 then
+    reply[i] = {ARGV[a + 3] - redis.call('ZCOUNT', key, now, '+inf'), 1, '', 0}
+  else
+    local used, _, _, notes = counters(key, math.floor(now / slot_ms), slots)
+    local head, held = claim_of(notes, now)
+    reply[i] = {ARGV[a + 3] - used, tonumber(notes.mean or 1), head or '', held}
+  end
 end
-return room
+return reply
 """
 )
 
 
 class Windows:
-    """The counters of every rule, one hash each, all of a call in one Lua call."""
+    """The counters of every rule: one hash each, leases in a sorted set.
+
+    Every method raises EphemeralDown.
+    """
 
     def __init__(self, ephemeral: Ephemeral) -> None:
         self._ephemeral = ephemeral
 
-    async def reserve(self, charges: Sequence[Charge]) -> Reservation | Refused:
-        """Count all charges, or none if one has no room. Raises EphemeralDown.
+    async def settle(
+        self,
+        reserved: Reservation,
+        used: Sequence[int],
+        theirs: Mapping[Rule, int] | None = None,
+    ) -> list[tuple[Rule, int]]:
+        """Count what a call used, rule by rule, at the moment that reserved it.
 
-        After EphemeralDown the charges may have been counted all the same.
+        `theirs` is what the provider says is left: a rule that believes there is more
+        believes it no longer. Answers the rules that are overshot by it, and by how
+        much; none is where upper bounds were reserved.
         """
-        reply = await self._ephemeral.run(
-            _RESERVE,
-            [self._key(charge.rule) for charge in charges],
-            *(
-                argument
-                for charge in charges
-                for argument in (*_shape(charge.rule), charge.rule.limit, charge.amount)
-            ),
-        )
-        if reply[0] == 1:
-            return Reservation(reply[1], tuple(charges))
-        never = reply[2] < 0
-        return Refused(charges[reply[1] - 1].rule, None if never else reply[2] / 1000)
+        charges, theirs = reserved.charges, theirs or {}
+        arguments: list[Argument] = [reserved.call]
+        for at, charge in enumerate(charges):
+            rule = charge.rule
+            told = theirs.get(rule, -1)
+            learned = isinstance(rule, Window) and rule.learned
+            arguments += (*_shape(rule), rule.limit, reserved.at_ms, charge.amount)
+            arguments += (used[at], reserved.bounds[at] if learned else 0)
+            arguments += (reserved.left[at], told)
+        keys = [rule_key(self._ephemeral, charge.rule) for charge in charges]
+        over = await self._ephemeral.run(_SETTLE, keys, *arguments)
+        places, excess = over[::2], over[1::2]
+        return [(charges[n].rule, by) for n, by in zip(places, excess, strict=True)]
 
-    async def refund(self, reservation: Reservation) -> None:
-        """Give the units back to the moment that reserved them. Raises EphemeralDown."""
-        arguments: list[Argument] = []
-        for charge in reservation.charges:
-            arguments += (charge.rule.slot_ms, reservation.at_ms, charge.amount)
-        keys = [self._key(charge.rule) for charge in reservation.charges]
-        await self._ephemeral.run(_REFUND, keys, *arguments)
-
-    async def add(self, used: Sequence[Usage]) -> None:
-        """Count what happened already, limit or not. Raises EphemeralDown."""
+    async def add(self, used: Sequence[Usage], leases: Sequence[Lease] = ()) -> None:
+        """Count what happened already, limit or not."""
         arguments: list[Argument] = []
         for usage in used:
-            arguments += (*_shape(usage.rule), int(usage.age_s * 1000), usage.amount)
-        await self._ephemeral.run(
-            _ADD, [self._key(usage.rule) for usage in used], *arguments
-        )
+            rule, age_ms = usage.rule, int(usage.age_s * 1000)
+            arguments += (rule.slot_ms, rule.slots, age_ms, usage.amount)
+        for lease in leases:
+            arguments += (0, lease.call, max(1, int(lease.left_s * 1000)), 0)
+        rules: list[Rule] = [*(u.rule for u in used), *(one.rule for one in leases)]
+        keys = [rule_key(self._ephemeral, rule) for rule in rules]
+        await self._ephemeral.run(_ADD, keys, *arguments)
 
-    async def room(self, rules: Sequence[Rule]) -> int:
-        """Units that would be admitted now by all of them. Raises EphemeralDown."""
+    async def free(self, call: str, rules: Sequence[Rule]) -> None:
+        """Give back the leases of a call that is over."""
+        for rule in rules:
+            if isinstance(rule, InFlight):
+                await self._ephemeral.command(
+                    "ZREM", rule_key(self._ephemeral, rule), call
+                )
+
+    async def left(self, rules: Sequence[Rule]) -> list[Left]:
+        """What each rule has left, in order; reserves nothing."""
         arguments: list[Argument] = []
         for rule in rules:
-            arguments += (*_shape(rule), rule.limit)
-        left: int = await self._ephemeral.run(
-            _ROOM, [self._key(rule) for rule in rules], *arguments
-        )
-        return left
+            arguments += (*_shape(rule)[1:], rule.limit)
+        keys = [rule_key(self._ephemeral, rule) for rule in rules]
+        found = await self._ephemeral.run(_LEFT, keys, *arguments)
+        return [
+            Left(units, max(1, mean), (head.decode(), held) if head else None)
+            for units, mean, head, held in found
+        ]
 
-    def _key(self, rule: Rule) -> str:
-        return self._ephemeral.key("limit", f"{rule.bucket}:{rule.slot_ms}ms")
+
+def rule_key(ephemeral: Ephemeral, rule: Rule) -> str:
+    """Where a rule is counted."""
+    if isinstance(rule, Window):
+        return ephemeral.key("limit", f"{rule.bucket}:{rule.slot_ms}ms")
+    return ephemeral.key("limit", rule.bucket)
 
 
-def _shape(rule: Rule) -> tuple[int, int]:
-    return rule.slot_ms, rule.slots
+def epoch_key(ephemeral: Ephemeral) -> str:
+    """A word that an emptied Redis does not have."""
+    return ephemeral.key("epoch")
+
+
+def _shape(rule: Rule) -> tuple[str, int, int]:
+    if isinstance(rule, Window):
+        return "window", rule.slot_ms, rule.slots
+    return "lease", 0, 0

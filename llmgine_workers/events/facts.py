@@ -211,8 +211,34 @@ class StepFailedOver(Fact):
 
 
 @dataclass(frozen=True)
+class LimitOvershot(Fact):
+    """For handlers: calls used more than a learned estimate had reserved of a limit."""
+
+    type = "limit.overshot"
+    provider: str
+    rule: str
+    excess: int
+
+
+@dataclass(frozen=True)
+class LimitsLocal(Fact):
+    """For handlers: Redis is away; this process goes by its own share of the limits."""
+
+    type = "limits.local"
+    reason: str
+
+
+@dataclass(frozen=True)
+class LimitsShared(Fact):
+    """For handlers: Redis is back; the limits are those of all workers again."""
+
+    type = "limits.shared"
+
+
+@dataclass(frozen=True)
 class GateClosed(Fact):
-    """For handlers: calls of a provider stop; `reason` is a waiting reason."""
+    """For handlers: calls stop, of a provider (`provider_pause`) or of one of its models
+    (`breaker`), named `provider/model`."""
 
     type = "gate.closed"
     provider: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmgine_workers.ledger import steps
@@ -40,6 +40,7 @@ with held as (
     where s.pool = $1 and s.state = 'queued' and s.released_at is null
       and cardinality(s.models) > 1
       and s.created_at < now() - $3 * interval '1 second'
+      and ($6::text[] is null or s.model = any ($6))
     order by s.class, s.tenant, s.job_id limit $4 -- as its index has them
     for update of s skip locked
 )
@@ -102,17 +103,24 @@ async def before_call(
 
 
 async def away_from(
-    ledger: Ledger, pool: str, room: Mapping[str, int], held_for_s: float, why: str
+    ledger: Ledger,
+    pool: str,
+    room: Mapping[str, int],
+    held_for_s: float,
+    why: str,
+    *,
+    only: Sequence[str] | None = None,
 ) -> list[Moved]:
     """Row 9 for steps held in a shut pool: to the first provider of their list in `room`.
 
-    At most as many as the roomiest has room for; `why` comes before the old model.
+    At most as many as the roomiest has room for; `why` comes before the old model;
+    `only` steps of these models, where it is given.
     """
     async with ledger.transaction() as connection:
         if not room or not await mine(connection, f"away from {pool}"):
             return []
         rows = await connection.fetch(
-            _AWAY_FROM, pool, list(room), held_for_s, max(room.values()), why
+            _AWAY_FROM, pool, list(room), held_for_s, max(room.values()), why, only
         )
     return [
         Moved(StepKey(row["job_id"], row["path"]), row["old"], row["model"])

@@ -1,4 +1,4 @@
-"""A breaker per provider: pybreaker decides, Redis remembers, one probe for all."""
+"""A breaker per model: pybreaker decides, Redis remembers, one probe for all."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 from uuid import uuid4
 
 import pybreaker
 
-from llmgine_workers.ephemeral.breaker_store import BreakerState
+from llmgine_workers.ephemeral.breaker_store import (
+    ANSWERED,
+    FAULT,
+    UNREACHABLE,
+    BreakerState,
+)
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.resilience.local_breaker import LocalBreakers
 
-FAILURES_IN_A_ROW = 5
-RESET_MIN_S = 15.0
-RESET_MAX_S = 120.0
+FAULTS_IN_A_ROW = 20
+UNREACHABLE_IN_A_ROW = 5
+RATIO_CALLS = 20
+RATIO = 0.4
+"""It opens at two fifths of at least 20 calls in 10 s, or so many in a row (rule H4).
+At a half, a provider that fails every other call would be found out within 40 calls
+three times in four only; at this it is nineteen times in twenty."""
+RESET_MIN_S = 5.0
+RESET_MAX_S = 15.0
+"""A provider that is back is called again within 20 s, however long it was away."""
 RESET_JITTER = 0.2
 """Up to so much longer, so that several breakers do not beat in time."""
 PROBE_LEASE_S = 30.0
 """A probe that has not answered by then may be dead; another one may go."""
 PROBE_LOOK_S = 1.0
 """While a probe is out, those who were refused look again this often."""
-FRESH_S = 0.25
-"""How long a process trusts the state it saw (rule H4)."""
 
 FAULTS = frozenset(
     {
@@ -59,25 +69,37 @@ class Shut:
 class Store(Protocol):
     """Where the states live; `BreakerStore` says what each verb does."""
 
-    async def look(self, provider: str) -> BreakerState: ...  # noqa: D102
-    async def fail(self, provider: str) -> BreakerState: ...  # noqa: D102
-    async def succeed(self, provider: str) -> BreakerState: ...  # noqa: D102
+    async def look(self, provider: str, model: str) -> BreakerState: ...  # noqa: D102
+    async def report(  # noqa: D102
+        self, provider: str, model: str, how: str
+    ) -> BreakerState: ...
     async def open(  # noqa: D102
-        self, provider: str, probe: str | None, back_off_s: float
+        self, provider: str, model: str, probe: str | None, back_off_s: float
     ) -> BreakerState: ...
-    async def close(self, provider: str, probe: str) -> BreakerState: ...  # noqa: D102
+    async def close(  # noqa: D102
+        self, provider: str, model: str, probe: str
+    ) -> BreakerState: ...
     async def lease(  # noqa: D102
-        self, provider: str, probe: str, lease_s: float
+        self, provider: str, model: str, probe: str, lease_s: float
     ) -> BreakerState: ...
-    async def release(self, provider: str, probe: str) -> BreakerState: ...  # noqa: D102
+    async def release(  # noqa: D102
+        self, provider: str, model: str, probe: str
+    ) -> BreakerState: ...
+    async def shut(self, provider: str) -> dict[str, float]: ...  # noqa: D102
 
 
 OnChange = Callable[[str, float | None], Awaitable[None]]
-"""Hears (provider, seconds until its probe), or None for the seconds: it was closed."""
+"""Hears (provider/model, seconds until its probe); None for them: it was closed."""
+
+Answer = TypeVar("Answer")
 
 
 class Breakers:
-    """The breakers of all providers; nothing is locked while a call runs."""
+    """The breakers of all models; nothing is locked while a call runs.
+
+    The shared ones are asked by the gate that admits calls (`ephemeral/gate.py`); what
+    is asked here is this process's own state, for as long as Redis is away.
+    """
 
     def __init__(
         self,
@@ -90,96 +112,99 @@ class Breakers:
         self._shared = shared
         self._local = LocalBreakers(clock)
         self._on_change = on_change
-        self._clock = clock
         self._rng = rng
-        self._seen: dict[str, tuple[float, BreakerState]] = {}
 
-    async def ask(self, provider: str) -> Pass | Shut:
-        """May a call go now? A probe that was granted must be reported or released."""
-        state = await self._recent(provider)
-        if state.reopens_in_s is None:
-            return Pass()
-        if state.reopens_in_s > 0:
-            return Shut(state.reopens_in_s)
+    async def ask_here(self, provider: str, model: str) -> Pass | Shut:
+        """May a call go now, by what this process knows itself?
+
+        A probe that was granted must be reported or released.
+        """
         probe = uuid4().hex
-        state = await self._do(
-            provider, lambda s: s.lease(provider, probe, PROBE_LEASE_S)
-        )
+        state = await self._local.lease(provider, model, probe, PROBE_LEASE_S)
         if state.mine:
             return Pass(probe)
         if state.reopens_in_s is None:
             return Pass()
-        return Shut(max(state.reopens_in_s, min(state.probing_s, PROBE_LOOK_S), FRESH_S))
+        return Shut(max(state.reopens_in_s, min(state.probing_s, PROBE_LOOK_S)))
 
-    async def report(self, provider: str, probe: str | None, *, fault: bool) -> None:
-        """How a call that was let pass has ended."""
-        if fault:
-            state = await self._do(provider, lambda s: s.fail(provider))
-        elif probe is not None:
-            state = await self._do(provider, lambda s: s.look(provider))
-        elif self._has_seen_failures(provider):
-            state = await self._do(provider, lambda s: s.succeed(provider))
-        else:
-            return  # the common case costs nothing
+    def seen_open(self, provider: str, model: str, seconds: float) -> None:
+        """The gate found it open: so it is here, should Redis go away now."""
+        state = BreakerState(openings=1, reopens_in_s=seconds)
+        self._local.mirror(provider, model, state)
+
+    async def report(
+        self, provider: str, model: str, probe: str | None, how: str
+    ) -> None:
+        """How a call that was let pass has ended: see `ephemeral/breaker_store.py`."""
+        state = await self._do(provider, model, lambda s: s.report(provider, model, how))
+        fault = how != ANSWERED
         next_state = decide(state, is_probe=probe is not None, fault=fault)
         if next_state == pybreaker.STATE_OPEN:
-            await self._open(provider, probe, state)
+            await self._open(provider, model, probe, state)
         elif next_state == pybreaker.STATE_CLOSED and probe is not None:
-            await self._close(provider, probe)
+            await self._close(provider, model, probe)
 
-    async def release(self, provider: str, probe: str) -> None:
+    async def release(self, provider: str, model: str, probe: str) -> None:
         """The probe's call was not made, or we cancelled it: it decides nothing."""
-        await self._do(provider, lambda s: s.release(provider, probe))
+        await self._do(provider, model, lambda s: s.release(provider, model, probe))
 
-    async def open_for_s(self, provider: str) -> float | None:
-        """Seconds until a probe may go (0: now), None while it is closed."""
-        state = await self._recent(provider)
-        if state.reopens_in_s is None:
-            return None
-        return max(0.0, state.reopens_in_s, state.probing_s)
+    async def shut(self, provider: str) -> dict[str, float]:
+        """The open models of a provider, and the seconds until a probe may go."""
+        return await self._either(lambda store: store.shut(provider))
 
-    async def _open(self, provider: str, probe: str | None, state: BreakerState) -> None:
+    async def _open(
+        self, provider: str, model: str, probe: str | None, state: BreakerState
+    ) -> None:
         seconds = reset_s(state.openings, self._rng)
-        state = await self._do(provider, lambda s: s.open(provider, probe, seconds))
+        state = await self._do(
+            provider, model, lambda s: s.open(provider, model, probe, seconds)
+        )
         if state.mine:
-            await self._on_change(provider, seconds)
+            await self._on_change(f"{provider}/{model}", seconds)
 
-    async def _close(self, provider: str, probe: str) -> None:
-        state = await self._do(provider, lambda s: s.close(provider, probe))
+    async def _close(self, provider: str, model: str, probe: str) -> None:
+        state = await self._do(provider, model, lambda s: s.close(provider, model, probe))
         if state.mine:
-            await self._on_change(provider, None)
-
-    async def _recent(self, provider: str) -> BreakerState:
-        now = self._clock()
-        if provider in self._seen:
-            seen_at, state = self._seen[provider]
-            if now - seen_at < FRESH_S:
-                return state
-            # Hundreds of steps ask at once: one looks, the others go by what was seen.
-            self._seen[provider] = (now, state)
-        return await self._do(provider, lambda s: s.look(provider))
-
-    def _has_seen_failures(self, provider: str) -> bool:
-        seen = self._seen.get(provider)
-        return seen is not None and seen[1].failures > 0
+            await self._on_change(f"{provider}/{model}", None)
 
     async def _do(
-        self, provider: str, verb: Callable[[Store], Awaitable[BreakerState]]
+        self,
+        provider: str,
+        model: str,
+        verb: Callable[[Store], Awaitable[BreakerState]],
     ) -> BreakerState:
         try:
             state = await verb(self._shared)
         except EphemeralDown:
-            state = await verb(self._local)
-        else:
-            self._local.mirror(provider, state)
-        self._seen[provider] = (self._clock(), state)
+            return await verb(self._local)
+        self._local.mirror(provider, model, state)
         return state
+
+    async def _either(self, verb: Callable[[Store], Awaitable[Answer]]) -> Answer:
+        try:
+            return await verb(self._shared)
+        except EphemeralDown:
+            return await verb(self._local)
+
+
+def kind_of(outcome: str) -> str:
+    """What an outcome's code tells of the provider."""
+    if outcome == "provider_unreachable":
+        return UNREACHABLE
+    return FAULT if outcome in FAULTS else ANSWERED
 
 
 def reset_s(openings: int, rng: Callable[[], float]) -> float:
     """Seconds until the next probe, after so many openings before this one."""
-    seconds = min(RESET_MAX_S, RESET_MIN_S * 2.0 ** min(openings, 10))
+    seconds = min(RESET_MAX_S, RESET_MIN_S * (openings + 1))
     return seconds * (1 + RESET_JITTER * rng())
+
+
+def is_failing(state: BreakerState) -> bool:
+    """Whether the counts speak against the provider."""
+    mostly = state.calls >= RATIO_CALLS and state.faults >= RATIO * state.calls
+    in_a_row = state.in_a_row >= FAULTS_IN_A_ROW
+    return mostly or in_a_row or state.unreachable >= UNREACHABLE_IN_A_ROW
 
 
 def decide(state: BreakerState, *, is_probe: bool, fault: bool) -> str | None:
@@ -189,13 +214,17 @@ def decide(state: BreakerState, *, is_probe: bool, fault: bool) -> str | None:
     if before == pybreaker.STATE_OPEN:
         return None  # the call began before it opened and tells nothing new
     breaker = pybreaker.CircuitBreaker(
-        fail_max=FAILURES_IN_A_ROW, state_storage=storage, throw_new_error_on_trip=False
+        fail_max=_FAILING, state_storage=storage, throw_new_error_on_trip=False
     )
     # The call itself is over: pybreaker's lock is never held while one runs.
     with suppress(_Fault), breaker.calling():
         if fault:
             raise _Fault
     return storage.state if storage.state != before else None
+
+
+_FAILING = 1
+"""What pybreaker compares the counter to, which is 1 if the provider is failing."""
 
 
 class _Fault(Exception):
@@ -227,8 +256,8 @@ class Snapshot(pybreaker.CircuitBreakerStorage):
 
     @property
     def counter(self) -> int:
-        """Failures in a row, the one that is being reported included."""
-        return self._seen.failures
+        """Whether the provider is failing, with the call that is being reported."""
+        return _FAILING if is_failing(self._seen) else 0
 
     @property
     def success_counter(self) -> int:

@@ -3,155 +3,123 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmgine_workers.ephemeral.connection import EphemeralDown
-from llmgine_workers.ephemeral.windows import (
-    Charge,
-    Refused,
-    Reservation,
-    Rule,
-    Usage,
-    Windows,
-)
-from llmgine_workers.resilience.local_window import LocalWindow
-from llmgine_workers.settings import LimitSettings
+from llmgine_workers.ephemeral.gate import Asked, Closed, Gate, Lost, Refused, Reservation
+from llmgine_workers.ephemeral.rules import Charge, Rule
+from llmgine_workers.ephemeral.windows import Left, Windows
+from llmgine_workers.resilience.local_share import LocalShare, NoRoom, never
+from llmgine_workers.resilience.rules import Units, unit_of
 
 
 @dataclass(frozen=True)
 class Reserved:
-    """Room in every rule of the provider, counted.
+    """Room in every rule of a call, counted.
 
-    `shared` is None if it was counted in this process alone; `slots` are the places
-    in this process's own windows.
+    `shared` is None if it was counted in this process alone; `places` are those in
+    this process's own windows.
     """
 
+    call: str
     charges: tuple[Charge, ...]
-    slots: tuple[int, ...]
+    places: tuple[int, ...]
     shared: Reservation | None
-
-
-@dataclass(frozen=True)
-class NoRoom:
-    """A rule had none; `retry_after_s` is None if it never has that much."""
-
-    detail: str
-    retry_after_s: float | None
-
-
-def rules_of(limits: Iterable[LimitSettings]) -> dict[str, tuple[Rule, ...]]:
-    """The rules of each provider, from the settings."""
-    rules: dict[str, tuple[Rule, ...]] = {}
-    for limit in limits:
-        rate = limit.requests
-        rule = Rule(
-            name=f"{limit.match} {rate.count} requests/{_short(rate.window_s)}",
-            bucket=f"{limit.provider}:requests:{_short(rate.window_s)}",
-            limit=rate.count,
-            window_s=rate.window_s,
-        )
-        rules[limit.provider] = (*rules.get(limit.provider, ()), rule)
-    return rules
-
-
-def _short(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("m", 60), ("s", 1)):
-        if seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds * 1000:g}ms"
+    lease_s: float = 0.0
 
 
 class Limiter:
-    """Reserves calls of a provider in all its rules, or in none.
+    """Reserves a call in all its rules, or in none.
 
     `live_workers` is how many workers of this one's pool share the limits; the
     runtime sets it from the heartbeat.
     """
 
     def __init__(
-        self,
-        windows: Windows,
-        rules: Mapping[str, Sequence[Rule]],
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, gate: Gate, windows: Windows, *, clock: Callable[[], float]
     ) -> None:
         self.live_workers = 1
+        self._gate = gate
         self._windows = windows
-        self._rules = rules
         self._clock = clock
-        every = {rule for some in rules.values() for rule in some}
         # All that this process used: so that, when Redis goes away, its share starts
-        # from what it has had already.
-        self._own = {rule: LocalWindow(rule) for rule in every}
+        # from what it has had already, and an emptied one can be told.
+        self._own = LocalShare(clock)
         # What Redis does not know yet.
-        self._owed = {rule: LocalWindow(rule) for rule in every}
+        self._owed = LocalShare(clock)
         self._owes = False
         self._paying = asyncio.Lock()
 
-    async def reserve(self, provider: str) -> Reserved | NoRoom:
-        """Room for one call now, or when to ask again. Never raises, waits <= 0.2 s."""
-        charges = tuple(Charge(rule) for rule in self._rules.get(provider, ()))
+    async def reserve(
+        self, asked: Asked, *, probe_lease_s: float
+    ) -> Reserved | NoRoom | Closed:
+        """Ask the shared gate; raises EphemeralDown after at most 0.2 s."""
+        await self._pay()
+        answer = await self._gate.admit(asked, probe_lease_s=probe_lease_s)
+        if isinstance(answer, Lost):
+            await self._count_again(answer)
+            answer = await self._gate.admit(asked, probe_lease_s=probe_lease_s)
+        if isinstance(answer, Reservation):
+            places = self._own.count(asked.call, answer.charges, asked.lease_s)
+            return Reserved(asked.call, answer.charges, places, answer, asked.lease_s)
+        if isinstance(answer, Lost):
+            raise EphemeralDown("emptied twice in a moment")
+        return _no_room(asked, answer) if isinstance(answer, Refused) else answer
+
+    def reserve_here(self, asked: Asked) -> Reserved | NoRoom:
+        """The same out of this process's share, while Redis is away."""
+        refusal = self._own.refusal(asked.charges, self.live_workers)
+        if refusal:
+            return refusal
+        self._owes = self._owes or bool(asked.charges)
+        places = self._own.count(asked.call, asked.charges, asked.lease_s)
+        self._owed.count(asked.call, asked.charges, asked.lease_s)
+        return Reserved(asked.call, asked.charges, places, None, asked.lease_s)
+
+    async def settle(
+        self,
+        reserved: Reserved,
+        used: Units | None,
+        theirs: Mapping[Rule, int] | None = None,
+    ) -> list[tuple[Rule, int]]:
+        """The call is over: count what it used; None: all that was reserved.
+
+        Answers the rules it overshot and by how much: only those with a learned
+        estimate can be.
+        """
+        charges = reserved.charges
         if not charges:
-            return Reserved((), (), None)
+            return []
+        units = [
+            charge.amount if used is None else used[unit_of(charge.rule)]
+            for charge in charges
+        ]
+        self._own.settle(reserved.call, charges, reserved.places, units)
         try:
-            await self._pay()
-            answer = await self._windows.reserve(charges)
+            if reserved.shared is not None:
+                return await self._windows.settle(reserved.shared, units, theirs)
+            self._owed.settle(reserved.call, charges, reserved.places, units)
+            await self._windows.free(reserved.call, [c.rule for c in charges])
         except EphemeralDown:
-            return self._reserve_here(charges)
-        if isinstance(answer, Refused):
-            return NoRoom(f"{answer.rule.name} is used up", answer.retry_after_s)
-        return Reserved(charges, self._count(self._own, charges), answer)
+            pass  # the room comes back by itself when its window has passed
+        return []
 
     async def refund(self, reserved: Reserved) -> None:
         """The call was not made: give its room back."""
-        self._uncount(self._own, reserved)
-        if reserved.shared is None:
-            self._uncount(self._owed, reserved)
-            return
-        try:
-            await self._windows.refund(reserved.shared)
-        except EphemeralDown:
-            return  # the room comes back by itself when the window has passed
+        units = dict.fromkeys(map(unit_of, (c.rule for c in reserved.charges)), 0)
+        await self.settle(reserved, units)
 
-    async def room(self, provider: str, at_most: int) -> int:
-        """How many calls would be admitted now, up to `at_most`; counts nothing."""
-        rules = self._rules.get(provider, ())
-        if not rules:
-            return at_most
+    async def left(self, rules: Iterable[Rule]) -> dict[Rule, Left]:
+        """What each rule has left."""
+        every = tuple(dict.fromkeys(rules))
+        if not every:
+            return {}
         try:
-            return min(at_most, await self._windows.room(rules))
+            return dict(zip(every, await self._windows.left(every), strict=True))
         except EphemeralDown:
             # Only the workers know their shares; let each of them have its own.
-            return min(at_most, *(rule.limit for rule in rules))
-
-    def _reserve_here(self, charges: tuple[Charge, ...]) -> Reserved | NoRoom:
-        now, workers = self._clock(), self.live_workers
-        for charge in charges:
-            own = self._own[charge.rule]
-            wait = own.wait_s(charge.amount, workers, now)
-            if wait != 0:
-                share = own.share(workers)
-                detail = (
-                    f"this worker's share of {charge.rule.name}, {share}, "
-                    "is used up while Redis is away"
-                )
-                return NoRoom(detail, wait)
-        self._owes = True
-        slots = self._count(self._own, charges)
-        self._count(self._owed, charges)
-        return Reserved(charges, slots, None)
-
-    def _count(
-        self, windows: Mapping[Rule, LocalWindow], charges: tuple[Charge, ...]
-    ) -> tuple[int, ...]:
-        now = self._clock()
-        return tuple(windows[charge.rule].add(charge.amount, now) for charge in charges)
-
-    def _uncount(self, windows: Mapping[Rule, LocalWindow], reserved: Reserved) -> None:
-        for charge, slot in zip(reserved.charges, reserved.slots, strict=True):
-            windows[charge.rule].take_back(slot, charge.amount)
+            return {rule: Left(rule.limit) for rule in every}
 
     async def _pay(self) -> None:
         """Tell Redis, once it is back, what was used without it."""
@@ -162,19 +130,38 @@ class Limiter:
                 await self._pay_all()
 
     async def _pay_all(self) -> None:
-        owed, self._owed = self._owed, {rule: LocalWindow(rule) for rule in self._owed}
+        owed, self._owed = self._owed, LocalShare(self._clock)
         self._owes = False
-        now = self._clock()
-        used = [
-            Usage(rule, amount, age)
-            for rule, window in owed.items()
-            for age, amount in window.ages(now)
-        ]
         try:
-            if used:
-                await self._windows.add(used)
+            epoch = await self._gate.present_epoch()
+            emptied = epoch != self._gate.epoch
+            await self._add(self._own if emptied else owed)
+            self._gate.epoch = epoch
         except BaseException:  # a cancelled step must not forget it either
-            for rule, window in owed.items():
-                self._owed[rule].absorb(window)
+            self._owed.absorb(owed)
             self._owes = True
             raise
+
+    async def _count_again(self, lost: Lost) -> None:
+        """Redis was emptied: count there what this process knows it used itself."""
+        async with self._paying:
+            if self._gate.epoch != lost.epoch:  # of many that were told, one counts
+                await self._add(self._own)
+                self._gate.epoch = lost.epoch
+
+    async def _add(self, share: LocalShare) -> None:
+        used, leases = share.usages(), share.leases()
+        if used or leases:
+            await self._windows.add(used, leases)
+
+
+def _no_room(asked: Asked, refused: Refused) -> NoRoom:
+    if refused.retry_after_s is None:
+        (charge, *_) = _too_large(asked.charges)
+        return NoRoom(never(charge), None)
+    full = "is in use" if unit_of(refused.rule) == "in_flight" else "is used up"
+    return NoRoom(f"{refused.rule.name} {full}", refused.retry_after_s)
+
+
+def _too_large(charges: Sequence[Charge]) -> list[Charge]:
+    return [charge for charge in charges if charge.amount > charge.rule.limit]

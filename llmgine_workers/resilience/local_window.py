@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from llmgine_workers.ephemeral.windows import Rule
+from llmgine_workers.ephemeral.rules import Window
 
 LOCAL_SHARE = 0.7
 """Of the limit, over all workers together: they cannot see each other (rule H3)."""
@@ -14,7 +14,7 @@ LOCAL_SHARE = 0.7
 class LocalWindow:
     """What this process used of one rule, by its own monotonic clock (seconds)."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Window) -> None:
         self._rule = rule
         self._slot_s = rule.slot_ms / 1000
         self._used: dict[int, int] = {}

@@ -39,7 +39,15 @@ class Gates:
             self._seen_at[provider] = now
             with suppress(EphemeralDown):  # what this process knows itself still holds
                 self._close_here(provider, await self._shared.left_s(provider))
+        return self.left_here_s(provider)
+
+    def left_here_s(self, provider: str) -> float:
+        """The same by what this process has seen or been told."""
         return max(0.0, self._opens_at.get(provider, 0.0) - self._clock())
+
+    def seen(self, provider: str, seconds: float) -> None:
+        """It was found closed: so it is here, should Redis go away now."""
+        self._close_here(provider, seconds)
 
     def _close_here(self, provider: str, seconds: float) -> None:
         opens_at = self._clock() + seconds

@@ -82,6 +82,7 @@ def test_what_the_operator_wrote_survives(tmp_path: Path) -> None:
     assert (found.worker.slots, found.worker.grace) == (7, 3.0)
     assert found.models["fast"] == ("openai/gpt-5",)
     rate = found.limits[0].requests
+    assert rate is not None
     assert (rate.count, rate.window_s) == (600, 60)
     assert found.prices["openai/*"].output == 1.5
 

@@ -25,6 +25,7 @@ from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.records import StepKey
 from llmgine_workers.prices import Prices
 from llmgine_workers.resilience.admission import Admission
+from llmgine_workers.resilience.rules import Rules
 from llmgine_workers.runtime import Runtime
 from llmgine_workers.settings import Settings
 from llmgine_workers.tools import load_modules
@@ -171,6 +172,7 @@ class Line:
             "chains": Chains(ledger),
             "models": Models(self.settings, ENABLED),
             "tools": load_modules(["tests.engine.odd_tools"]),
+            "rules": Rules(self.settings.limits),
         }
 
 

@@ -13,6 +13,7 @@ from llmgine_workers.engine.replay import replay
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import release
+from llmgine_workers.resilience.rules import Demand
 from llmgine_workers.worker_runtime import WorkerRuntime
 from tests.engine.line import Line, chain, key, llm
 from tests.engine.stand_ins import failing
@@ -39,9 +40,9 @@ async def shown(line: Line, job: UUID) -> tuple[str, str, str, str]:
 async def break_openai(rt: WorkerRuntime) -> None:
     """Report failures of a provider until its breaker opens."""
     for _ in range(50):
-        if await rt.admission.is_broken("openai"):
+        if await rt.admission.shut("openai"):
             return
-        verdict = await rt.admission.ask("openai", FIRST)
+        verdict = await rt.admission.ask(Demand(FIRST, "acme"), 60)
         await rt.admission.settle(verdict, "provider_unreachable")  # type: ignore[arg-type]
     raise AssertionError("the breaker does not open")
 
@@ -158,7 +159,7 @@ async def test_the_scheduler_empties_a_broken_pool_of_what_can_go_elsewhere(
     )  # fmt: skip
     assert (await shown(line, bound))[1] == "openai"
     moved = [fact.job for fact in line.ear.heard(facts.StepFailedOver)]
-    assert movable in moved
+    assert movable in moved  # beside what other tests left in the shared ledger
     assert bound not in moved
 
 

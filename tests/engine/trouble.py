@@ -20,6 +20,7 @@ from llmgine_workers.ledger.records import Released, StepKey
 from llmgine_workers.llm import LlmAnswer, LlmRequest, OnDelta
 from llmgine_workers.resilience.admission import Admission, Admitted, Verdict, Wait
 from llmgine_workers.resilience.limits import Reserved
+from llmgine_workers.resilience.rules import Demand
 from llmgine_workers.worker_runtime import WorkerRuntime
 from tests.engine.stand_ins import MemoryBroker
 
@@ -113,16 +114,14 @@ class Moody(Admission):
         """Nothing, at times."""
         return 0 if self.world.happens(0.1) else at_most
 
-    async def ask(self, provider: str, model: str) -> Verdict:
+    async def ask(self, demand: Demand, lease_s: float) -> Verdict:
         """Admitted, mostly."""
         if self.world.happens(0.1):
             until = clock.now() + timedelta(seconds=20)
             return Wait("limit", "used up", until, self.world.random.uniform(1, 20))
-        return Admitted(provider, model, Reserved((), (), None), None)
+        return Admitted(demand, Reserved("", (), (), None), None)
 
-    async def settle(
-        self, admitted: Admitted, outcome: str, *, retry_after_s: float | None = None
-    ) -> None:
+    async def settle(self, admitted: Admitted, outcome: str, **_: object) -> None:
         """Nothing is counted."""
 
     async def refund(self, admitted: Admitted) -> None:

@@ -8,7 +8,9 @@ import random
 import sys
 
 from llmgine_workers.ephemeral.connection import Ephemeral
-from llmgine_workers.ephemeral.windows import Charge, Refused, Rule, Windows
+from llmgine_workers.ephemeral.gate import Refused
+from llmgine_workers.ephemeral.rules import Charge, Window
+from tests.ephemeral.asking import Door
 
 LASTS_S = 0.7
 
@@ -18,8 +20,8 @@ async def compete(
 ) -> list[tuple[int, int]]:
     """Eight callers reserve 1-5 units at random moments; some give them back."""
     ephemeral = Ephemeral(url, prefix, answer_s=5.0)
-    windows = Windows(ephemeral)
-    rule = Rule("a window", "b", limit, window_s)
+    door = Door(ephemeral)
+    rule = Window("a window", "b", limit, window_s)
     chance = random.Random(seed)  # noqa: S311
     taken: list[tuple[int, int]] = []
     loop = asyncio.get_running_loop()
@@ -28,11 +30,11 @@ async def compete(
     async def reserve() -> None:
         while loop.time() < until:
             units = chance.randint(1, 5)
-            got = await windows.reserve([Charge(rule, units)])
+            got = await door.reserve(Charge(rule, units))
             if isinstance(got, Refused):
                 await asyncio.sleep(chance.random() * 0.02)
             elif chance.random() < 0.2:
-                await windows.refund(got)
+                await door.refund(got)
             else:
                 taken.append((got.at_ms, units))
                 await asyncio.sleep(chance.random() * 0.01)

@@ -74,7 +74,8 @@ def test_the_list_of_facts_is_the_interfaces() -> None:
         step.restarted step.finished job.finished job.replayed stream.snapshot"""
     internal = """attempt.started attempt.finished step.claimed step.released
         step.failed_over
-        limit.refused gate.closed gate.opened lease.lost publish.failed
+        limit.refused limit.overshot limits.local limits.shared
+        gate.closed gate.opened lease.lost publish.failed
         letter.recorded letter.resolved replay.progress worker.started worker.draining
         worker.stopped"""
     assert kinds(JobFact) == set(public.split())

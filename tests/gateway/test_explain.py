@@ -207,7 +207,7 @@ async def test_a_pool_that_no_scheduler_has_seen_is_listed_as_that(live: Live) -
 @pytest.mark.integration
 async def test_a_closed_gate_is_shown_with_its_time(live: Live) -> None:
     pauses, breakers = Pauses(live.rt.ephemeral), BreakerStore(live.rt.ephemeral)
-    await breakers.open("openai", None, 60)
+    await breakers.open("openai", "gpt-5-mini", None, 60)
     try:
         shown = await pool_of(live, "openai")
         assert shown["gate"]["state"] == "breaker"
@@ -215,8 +215,8 @@ async def test_a_closed_gate_is_shown_with_its_time(live: Live) -> None:
         await pauses.pause("openai", 0.3)
         assert (await pool_of(live, "openai"))["gate"]["state"] == "provider_pause"
     finally:
-        for key in ("pause", "breaker"):
-            await live.rt.ephemeral.command("DEL", live.rt.ephemeral.key(key, "openai"))
+        for key in (("pause", "openai"), ("breaker", "openai/gpt-5-mini")):
+            await live.rt.ephemeral.command("DEL", live.rt.ephemeral.key(*key))
 
 
 @pytest.mark.integration

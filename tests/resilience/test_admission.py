@@ -9,21 +9,35 @@ import pytest
 
 from llmgine_workers import clock as wall_clock
 from llmgine_workers.ephemeral.connection import Ephemeral
+from llmgine_workers.errors import FOLLOWS
 from llmgine_workers.events.emit import Events
-from llmgine_workers.events.facts import Fact, GateClosed, GateOpened, LimitRefused
+from llmgine_workers.events.facts import (
+    Fact,
+    GateClosed,
+    GateOpened,
+    LimitOvershot,
+    LimitRefused,
+    LimitsLocal,
+    LimitsShared,
+)
+from llmgine_workers.llm import Quota
 from llmgine_workers.resilience.admission import (
     CANCELLED,
+    PAUSING,
     SUCCEEDED,
     Admission,
     Admitted,
+    Refused,
     Wait,
 )
+from llmgine_workers.resilience.rules import Demand, units_of
 from llmgine_workers.settings import LimitSettings
 from tests.ephemeral.conftest import NewEphemeral, seconds_of, server_that_says
 from tests.resilience.conftest import Clock
 
 P, M = "openai", "gpt-5-mini"
-FAULT = "provider_unavailable"
+FAULT = "provider_unreachable"
+LEASE_S = 60.0
 
 
 class Seen:
@@ -41,6 +55,9 @@ class Seen:
     async def close(self) -> None:
         pass
 
+    def kinds(self) -> list[type[Fact]]:
+        return [type(fact) for fact in self.facts]
+
 
 @pytest.fixture
 def seen() -> Seen:
@@ -48,21 +65,25 @@ def seen() -> Seen:
 
 
 def admission(
-    ephemeral: Ephemeral, seen: Seen, clock: Clock, rate: str = "1000/1m"
+    ephemeral: Ephemeral, seen: Seen, clock: Clock, rate: str = "1000/1m", **more: object
 ) -> Admission:
-    limit = LimitSettings.model_validate({"match": f"{P}/*", "requests": rate})
-    events = Events([seen])
-    return Admission(ephemeral, [limit], events, clock=clock, rng=lambda: 0.0)
+    limit = {"match": f"{P}/*", "requests": rate, **more}
+    limits = [LimitSettings.model_validate(limit)]
+    return Admission(ephemeral, limits, Events([seen]), clock=clock, rng=lambda: 0.0)
 
 
-async def admitted(admission: Admission) -> Admitted:
-    verdict = await admission.ask(P, M)
+def call(tokens: int = 10, model: str = M) -> Demand:
+    return Demand(f"{P}/{model}", "acme", tokens)
+
+
+async def admitted(admission: Admission, tokens: int = 10, model: str = M) -> Admitted:
+    verdict = await admission.ask(call(tokens, model), LEASE_S)
     assert isinstance(verdict, Admitted), verdict
     return verdict
 
 
 async def waits(admission: Admission, reason: str) -> Wait:
-    verdict = await admission.ask(P, M)
+    verdict = await admission.ask(call(), LEASE_S)
     assert isinstance(verdict, Wait), verdict
     assert verdict.reason == reason
     seconds = (verdict.until - wall_clock.now()).total_seconds()
@@ -80,7 +101,7 @@ class TestWhileRedisIsAway:
         wait = await waits(gate, "limit")
         assert "openai/* 10 requests/1m" in wait.detail
         assert 59 < wait.retry_after_s < 63
-        assert [type(fact) for fact in seen.facts] == [LimitRefused]
+        assert seen.kinds() == [LimitsLocal, LimitRefused]
 
     async def test_faults_open_the_breaker_and_a_probe_closes_it(
         self, away: Ephemeral, seen: Seen, clock: Clock
@@ -88,16 +109,17 @@ class TestWhileRedisIsAway:
         gate = admission(away, seen, clock)
         for _ in range(5):
             await gate.settle(await admitted(gate), FAULT)
-        assert (await waits(gate, "breaker")).retry_after_s == 15
-        assert await gate.room(P, 50) == 0
-        clock.pass_by(16)
-        assert await gate.room(P, 50) == 1
+        assert (await waits(gate, "breaker")).retry_after_s == 5
+        assert not (await gate.rooms(P, ["acme"])).take(call())
+        await admitted(gate, model="another")
+        clock.pass_by(6)
+        assert (await gate.rooms(P, ["acme"])).take(call())
         probe = await admitted(gate)
         assert probe.probe
         await waits(gate, "breaker")
         await gate.settle(probe, SUCCEEDED)
         assert (await admitted(gate)).probe is None
-        assert [type(fact) for fact in seen.facts] == [GateClosed, GateOpened]
+        assert seen.kinds() == [LimitsLocal, GateClosed, GateOpened]
 
     @pytest.mark.parametrize(
         "outcome", [CANCELLED, "provider_rejected", "provider_auth", "output_invalid"]
@@ -122,7 +144,7 @@ class TestWhileRedisIsAway:
         call = await admitted(gate)
         await gate.settle(call, "provider_rate_limited", retry_after_s=86400)
         assert (await waits(gate, "provider_pause")).retry_after_s == pytest.approx(900)
-        assert [type(fact) for fact in seen.facts] == [GateClosed, GateClosed]
+        assert seen.kinds() == [LimitsLocal, GateClosed, GateClosed]
 
     @pytest.mark.parametrize("give_back", ["refund", "cancel"])
     async def test_a_probe_that_is_given_back_is_anothers(
@@ -156,7 +178,7 @@ class TestWhileRedisIsAway:
         await gate.pause(P, 20)
         waits_s = set()
         for _ in range(20):
-            verdict = await gate.ask(P, M)
+            verdict = await gate.ask(call(), LEASE_S)
             assert isinstance(verdict, Wait)
             waits_s.add(verdict.retry_after_s)
         assert len(waits_s) == 20
@@ -168,8 +190,8 @@ class TestWhileRedisIsAway:
         async with server_that_says(b"") as url:
             ephemeral = new_ephemeral(url)
             gate = admission(ephemeral, seen, clock)
-            assert await seconds_of(gate.ask(P, M)) < 0.5
-            verdicts = asyncio.gather(*(gate.ask(P, M) for _ in range(100)))
+            assert await seconds_of(gate.ask(call(), LEASE_S)) < 0.5
+            verdicts = asyncio.gather(*(gate.ask(call(), LEASE_S) for _ in range(100)))
             assert await seconds_of(verdicts) < 0.1
             await ephemeral.close()
 
@@ -184,13 +206,113 @@ class TestWithRedis:
         wait = await waits(other, "provider_pause")
         assert 59 < wait.retry_after_s <= 60
 
+    @pytest.mark.parametrize("outcome", sorted(PAUSING))
+    async def test_every_refusal_with_a_time_closes_the_gate_for_everyone(
+        self, outcome: str, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        mine, other = (admission(ephemeral, seen, clock) for _ in range(2))
+        await mine.settle(await admitted(mine), outcome, retry_after_s=7)
+        assert 6 < (await waits(other, "provider_pause")).retry_after_s <= 7
+        assert seen.kinds() == [GateClosed]
+
+    async def test_an_open_breaker_is_everyones_and_one_of_all_probes(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        workers = [admission(ephemeral, seen, clock) for _ in range(4)]
+        for worker in (*workers, workers[0]):
+            await worker.settle(await admitted(worker), FAULT)
+        for worker in workers:
+            assert (await waits(worker, "breaker")).retry_after_s <= 5
+            await admitted(worker, model="another")
+        key = ephemeral.key("breaker", f"{P}/{M}")
+        await ephemeral.command("HSET", key, "until", 1)
+        asks = (worker.ask(call(), LEASE_S) for worker in workers * 5)
+        verdicts = await asyncio.gather(*asks)
+        (probe,) = [one for one in verdicts if isinstance(one, Admitted)]
+        assert probe.probe
+        await workers[0].settle(probe, SUCCEEDED)
+        assert (await admitted(workers[1])).probe is None
+        assert seen.kinds() == [GateClosed, GateOpened]
+
+    async def test_no_probe_is_taken_by_a_call_that_a_limit_sends_away(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        gate = admission(ephemeral, seen, clock, "5/1m")
+        for _ in range(5):
+            await gate.settle(await admitted(gate), FAULT)
+        key = ephemeral.key("breaker", f"{P}/{M}")
+        await ephemeral.command("HSET", key, "until", 1)
+        await waits(gate, "limit")
+        assert await ephemeral.command("EXISTS", f"{key}:probe") == 0
+
     async def test_a_refund_leaves_nothing_reserved(
         self, ephemeral: Ephemeral, seen: Seen, clock: Clock
     ) -> None:
-        gate = admission(ephemeral, seen, clock, "1/1m")
-        call = await admitted(gate)
+        gate = admission(ephemeral, seen, clock, "1/1m", tokens="100/1m", in_flight=1)
+        taken = await admitted(gate)
         await waits(gate, "limit")
         assert await gate.room(P, 50) == 0
-        await gate.refund(call)
+        assert not (await gate.rooms(P, ["acme"])).take(call())
+        await gate.refund(taken)
         assert await gate.room(P, 50) == 1
+        assert (await gate.rooms(P, ["acme"])).take(call())
         await admitted(gate)
+
+    async def test_a_call_is_settled_by_its_account_or_by_its_bound(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        gate = admission(ephemeral, seen, clock, tokens="1000/1m")
+        await gate.settle(await admitted(gate, 500), SUCCEEDED, used=units_of(80, 20))
+        await gate.settle(await admitted(gate, 500), CANCELLED)
+        assert (await gate.rooms(P, [])).take(call(400))
+        assert not (await gate.rooms(P, [])).take(call(401))
+
+    async def test_room_is_told_in_calls_of_a_usual_size(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        gate = admission(ephemeral, seen, clock, "100/1m", tokens="1000/1m")
+        for _ in range(4):
+            await admitted(gate, 100)
+        assert await gate.room(P, 50) == 6
+
+    async def test_a_call_that_never_fits_is_refused(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        gate = admission(ephemeral, seen, clock, tokens="1000/1m")
+        verdict = await gate.ask(call(1001), LEASE_S)
+        assert isinstance(verdict, Refused)
+        assert verdict.code == "exceeds_limit"
+        assert verdict.code in FOLLOWS
+        for number in ("1001", "1000 tokens/1m"):
+            assert number in verdict.detail
+
+    async def test_an_overshoot_of_a_learned_estimate_is_told(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        gate = admission(ephemeral, seen, clock, tokens="1000/1m", estimate="learned")
+        for _ in range(20):
+            taken = await admitted(gate, 100)
+            await gate.settle(taken, SUCCEEDED, used=units_of(10, 0))
+        for one in [await admitted(gate, 1000) for _ in range(3)]:
+            await gate.settle(one, SUCCEEDED, used=units_of(1000, 0))
+        assert set(seen.kinds()) == {LimitOvershot}
+
+    async def test_a_provider_that_has_less_left_is_believed(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        mine, other = (admission(ephemeral, seen, clock, "100/1m") for _ in range(2))
+        taken = await admitted(mine)
+        await mine.settle(taken, SUCCEEDED, quota=Quota(requests=3, tokens=1))
+        assert await other.room(P, 50) == 3
+
+    async def test_redis_away_and_back_is_told_once(
+        self, ephemeral: Ephemeral, seen: Seen, clock: Clock
+    ) -> None:
+        gate = admission(ephemeral, seen, clock)
+        ephemeral._down = "gone"
+        for _ in range(3):
+            await admitted(gate)
+        ephemeral._down = None
+        for _ in range(3):
+            await admitted(gate)
+        assert seen.kinds() == [LimitsLocal, LimitsShared]

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pybreaker
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llmgine_workers.ephemeral.breaker_store import BreakerState, BreakerStore
+from llmgine_workers.ephemeral.breaker_store import (
+    ANSWERED,
+    FAULT,
+    UNREACHABLE,
+    BreakerState,
+    BreakerStore,
+)
 from llmgine_workers.ephemeral.connection import Ephemeral
 from llmgine_workers.errors import FOLLOWS
 from llmgine_workers.resilience.breaker import (
@@ -18,11 +27,11 @@ from llmgine_workers.resilience.breaker import (
     decide,
     reset_s,
 )
-from tests.ephemeral.conftest import NewEphemeral, eventually, eventually_true
+from tests.ephemeral.conftest import NewEphemeral, eventually
 from tests.resilience.conftest import Clock
 from tests.servers import RedisServer
 
-P = "openai"
+P, M = "openai", "gpt-5-mini"
 NO_JITTER = 0.0
 
 
@@ -47,16 +56,37 @@ def breakers(ephemeral: Ephemeral, changes: Changes, **options: object) -> Break
     )
 
 
-async def fail(breakers: Breakers, times: int, provider: str = P) -> None:
+async def fail(breakers: Breakers, times: int, how: str = UNREACHABLE) -> None:
     for _ in range(times):
-        await breakers.report(provider, None, fault=True)
+        await breakers.report(P, M, None, how)
 
 
-def test_pybreaker_decides_on_what_the_store_has_counted() -> None:
-    assert decide(BreakerState(failures=4), is_probe=False, fault=True) is None
-    fifth = decide(BreakerState(failures=5), is_probe=False, fault=True)
-    assert fifth == pybreaker.STATE_OPEN
-    assert decide(BreakerState(failures=4), is_probe=False, fault=False) is None
+def counted(**counts: int) -> BreakerState:
+    return BreakerState(**counts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("state", "failing"),
+    [
+        (counted(calls=19, faults=19, in_a_row=19), False),
+        (counted(calls=20, faults=7), False),
+        (counted(calls=20, faults=8), True),
+        (counted(calls=5000, faults=1999), False),
+        (counted(calls=20, faults=20, in_a_row=20), True),
+        (counted(calls=5000, faults=20, in_a_row=20), True),
+        (counted(calls=4, faults=4, unreachable=4), False),
+        (counted(calls=5, faults=5, unreachable=5), True),
+    ],
+)
+def test_pybreaker_opens_it_for_a_ratio_or_a_row_that_the_store_has_counted(
+    state: BreakerState, failing: bool
+) -> None:
+    opened = pybreaker.STATE_OPEN if failing else None
+    assert decide(state, is_probe=False, fault=True) == opened
+    assert decide(state, is_probe=False, fault=False) is None
+
+
+def test_pybreaker_goes_by_the_probe_while_it_is_half_open() -> None:
     probed = BreakerState(openings=1, reopens_in_s=0.0)
     well = decide(probed, is_probe=True, fault=False)
     assert well == pybreaker.STATE_CLOSED
@@ -69,10 +99,33 @@ def test_a_call_from_before_it_opened_decides_nothing(fault: bool) -> None:
     assert decide(opened, is_probe=False, fault=fault) is None
 
 
-def test_the_back_off_doubles_from_15_to_120_seconds_with_jitter() -> None:
-    assert [reset_s(n, lambda: 0.0) for n in range(5)] == [15, 30, 60, 120, 120]
-    assert reset_s(0, lambda: 1.0) == 18
-    assert reset_s(10**6, lambda: 0.0) == 120
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_a_provider_that_is_back_is_probed_within_20_seconds(
+    openings: int, chance: float
+) -> None:
+    assert 5 <= reset_s(openings, lambda: chance) <= 18
+
+
+def test_the_back_off_grows_from_5_to_15_seconds_with_jitter() -> None:
+    assert [reset_s(n, lambda: 0.0) for n in range(4)] == [5, 10, 15, 15]
+    assert reset_s(0, lambda: 1.0) == 6
+
+
+def test_half_of_the_calls_failing_opens_it_within_40_of_them() -> None:
+    chance = random.Random(1)  # noqa: S311
+    opened = [_opens_within(40, chance) for _ in range(400)]
+    assert sum(opened) >= 370
+
+
+def _opens_within(most: int, chance: random.Random) -> bool:
+    faults = in_a_row = 0
+    for calls in range(1, most + 1):
+        fault = chance.random() < 0.5
+        faults, in_a_row = faults + fault, in_a_row + 1 if fault else 0
+        state = BreakerState(calls, faults, in_a_row)
+        if decide(state, is_probe=False, fault=fault) == pybreaker.STATE_OPEN:
+            return True
+    return False
 
 
 def test_only_the_providers_faults_count() -> None:
@@ -81,43 +134,57 @@ def test_only_the_providers_faults_count() -> None:
 
 
 class TestWhileRedisIsAway:
-    async def test_it_opens_after_5_failures_in_a_row(
+    async def test_it_opens_after_5_calls_in_a_row_that_found_no_connection(
         self, away: Ephemeral, changes: Changes, clock: Clock
     ) -> None:
         mine = breakers(away, changes, clock=clock)
         await fail(mine, 4)
-        await mine.report(P, None, fault=False)
+        await mine.report(P, M, None, ANSWERED)
         await fail(mine, 4)
-        assert await mine.ask(P) == Pass()
+        assert await mine.ask_here(P, M) == Pass()
         await fail(mine, 1)
-        assert await mine.ask(P) == Shut(15)
-        assert changes == [(P, 15)]
-        assert await mine.ask("anthropic") == Pass()
+        assert await mine.ask_here(P, M) == Shut(5)
+        assert changes == [(f"{P}/{M}", 5)]
+        assert await mine.ask_here(P, "another-model") == Pass()
+        assert await mine.shut(P) == {M: 5}
+
+    async def test_it_opens_at_two_fifths_of_20_calls_in_10_seconds(
+        self, away: Ephemeral, changes: Changes, clock: Clock
+    ) -> None:
+        mine = breakers(away, changes, clock=clock)
+        for _ in range(100):  # long ago
+            await mine.report(P, M, None, ANSWERED)
+        clock.pass_by(11)
+        for _ in range(4):
+            assert await mine.ask_here(P, M) == Pass()
+            for how in (ANSWERED, FAULT, ANSWERED, ANSWERED, FAULT):
+                await mine.report(P, M, None, how)
+        assert isinstance(await mine.ask_here(P, M), Shut)
 
     async def test_one_probe_goes_when_its_time_has_come_and_closes_it(
         self, away: Ephemeral, changes: Changes, clock: Clock
     ) -> None:
         mine = breakers(away, changes, clock=clock)
         await fail(mine, 5)
-        clock.pass_by(15.1)
-        asked = [await mine.ask(P) for _ in range(10)]
+        clock.pass_by(5.1)
+        asked = [await mine.ask_here(P, M) for _ in range(10)]
         probes = [one.probe for one in asked if isinstance(one, Pass)]
         assert len(probes) == 1
-        await mine.report(P, probes[0], fault=False)
-        assert await mine.ask(P) == Pass()
-        assert changes == [(P, 15), (P, None)]
+        await mine.report(P, M, probes[0], ANSWERED)
+        assert await mine.ask_here(P, M) == Pass()
+        assert changes == [(f"{P}/{M}", 5), (f"{P}/{M}", None)]
 
-    async def test_a_failed_probe_doubles_the_back_off(
+    async def test_a_failed_probe_lengthens_the_back_off(
         self, away: Ephemeral, changes: Changes, clock: Clock
     ) -> None:
         mine = breakers(away, changes, clock=clock)
         await fail(mine, 5)
-        for seconds in (15, 30, 60, 120, 120):
-            assert changes[-1] == (P, seconds)
+        for seconds in (5, 10, 15, 15):
+            assert changes[-1] == (f"{P}/{M}", seconds)
             clock.pass_by(seconds + 0.5)
-            probe = await mine.ask(P)
+            probe = await mine.ask_here(P, M)
             assert isinstance(probe, Pass)
-            await mine.report(P, probe.probe, fault=True)
+            await mine.report(P, M, probe.probe, FAULT)
 
     async def test_a_released_probe_is_anothers(
         self, away: Ephemeral, changes: Changes, clock: Clock
@@ -125,59 +192,23 @@ class TestWhileRedisIsAway:
         mine = breakers(away, changes, clock=clock)
         await fail(mine, 5)
         clock.pass_by(16)
-        first = await mine.ask(P)
+        first = await mine.ask_here(P, M)
         assert isinstance(first, Pass)
         assert first.probe
-        await mine.release(P, first.probe)
-        assert isinstance(await mine.ask(P), Pass)
+        await mine.release(P, M, first.probe)
+        assert isinstance(await mine.ask_here(P, M), Pass)
 
 
 @pytest.mark.integration
 class TestWithRedis:
     async def test_failures_of_all_workers_open_it_for_all(
-        self, ephemeral: Ephemeral, changes: Changes, clock: Clock
-    ) -> None:
-        workers = [breakers(ephemeral, changes, clock=clock) for _ in range(5)]
-        for worker in workers:
-            assert await worker.ask(P) == Pass()
-        await asyncio.gather(*(fail(worker, 1) for worker in workers))
-        assert changes == [(P, 15)]
-        clock.pass_by(0.3)  # what they saw before is stale now
-        for worker in workers:
-            assert isinstance(await worker.ask(P), Shut)
-
-    async def test_one_probe_among_50_askers_of_5_workers(
         self, ephemeral: Ephemeral, changes: Changes
     ) -> None:
-        store = BreakerStore(ephemeral)
         workers = [breakers(ephemeral, changes) for _ in range(5)]
-        await store.open(P, None, 0.001)
-
-        async def due() -> bool:
-            left = (await store.look(P)).reopens_in_s
-            return left is not None and left <= 0
-
-        await eventually_true(due)
-        asked = await asyncio.gather(*(workers[n % 5].ask(P) for n in range(50)))
-        assert sum(isinstance(one, Pass) for one in asked) == 1
-        for one in asked:
-            if isinstance(one, Pass):
-                assert one.probe
-                await workers[0].report(P, one.probe, fault=False)
-        assert not (await store.look(P)).is_open
-        assert changes == [(P, None)]
-
-    async def test_a_healthy_provider_costs_no_call_per_success(
-        self, ephemeral: Ephemeral, changes: Changes, clock: Clock
-    ) -> None:
-        mine = breakers(ephemeral, changes, clock=clock)
-        await mine.ask(P)
-        await ephemeral.close()
-        ephemeral._short.connection_pool.connection_kwargs["port"] = 1
-        for _ in range(10):
-            assert await mine.ask(P) == Pass()
-            await mine.report(P, None, fault=False)
-        assert ephemeral.alive  # it was not asked
+        await asyncio.gather(*(fail(worker, 1) for worker in workers))
+        assert changes == [(f"{P}/{M}", 5)]
+        for worker in workers:
+            assert 0 < (await worker.shut(P))[M] <= 5
 
     async def test_a_breaker_that_is_open_stays_open_when_redis_dies(
         self, redis_server: RedisServer, new_ephemeral: NewEphemeral, changes: Changes
@@ -188,8 +219,8 @@ class TestWithRedis:
         redis_server.kill()
         await fail(mine, 1)
         assert not ephemeral.alive
-        shut = await mine.ask(P)
+        shut = await mine.ask_here(P, M)
         assert isinstance(shut, Shut)
-        assert 10 < shut.retry_after_s <= 15
+        assert 1 < shut.retry_after_s <= 5
         redis_server.start()
         await eventually(lambda: ephemeral.alive)

@@ -3,104 +3,152 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from uuid import uuid4
 
 import pytest
 
-from llmgine_workers.ephemeral.connection import Ephemeral
+from llmgine_workers.ephemeral.connection import Ephemeral, EphemeralDown
+from llmgine_workers.ephemeral.gate import Asked, Closed, Gate
 from llmgine_workers.ephemeral.windows import Windows
-from llmgine_workers.resilience.limits import Limiter, NoRoom, Reserved, rules_of
+from llmgine_workers.resilience.limits import Limiter, Reserved
+from llmgine_workers.resilience.local_share import NoRoom
+from llmgine_workers.resilience.rules import Demand, Rules, units_of
 from llmgine_workers.settings import LimitSettings
 from tests.ephemeral.conftest import NewEphemeral, eventually
 from tests.resilience.conftest import Clock
 from tests.servers import RedisServer
 
-P = "openai"
+MODEL = "openai/gpt-5-mini"
 
 
-def limits(*rates: str) -> dict[str, tuple[object, ...]]:
-    return rules_of(  # type: ignore[return-value]
-        LimitSettings.model_validate({"match": "openai/*", "requests": rate})
-        for rate in rates
-    )
+class Mine:
+    """The limiter of one worker, asked for calls of one size."""
+
+    def __init__(self, ephemeral: Ephemeral, *limits: object, **options: object) -> None:
+        settings = [LimitSettings.model_validate({"match": "openai/*", **_of(one)})
+                    for one in limits]  # fmt: skip
+        self.rules = Rules(settings)
+        clock = options.get("clock", time.monotonic)
+        assert callable(clock)
+        self.limiter = Limiter(Gate(ephemeral), Windows(ephemeral), clock=clock)
+
+    async def reserve(self, tokens: int = 0) -> Reserved | NoRoom:
+        asked = self._asked(tokens)
+        try:
+            found = await self.limiter.reserve(asked, probe_lease_s=30)
+        except EphemeralDown:
+            return self.limiter.reserve_here(asked)
+        assert not isinstance(found, Closed)
+        return found
+
+    async def reserved(self, tokens: int = 0) -> Reserved:
+        found = await self.reserve(tokens)
+        assert isinstance(found, Reserved), found
+        return found
+
+    async def refused(self, tokens: int = 0) -> NoRoom:
+        found = await self.reserve(tokens)
+        assert isinstance(found, NoRoom), found
+        return found
+
+    async def admitted(self, tokens: int = 0) -> int:
+        for count in range(1000):
+            if isinstance(await self.reserve(tokens), NoRoom):
+                return count
+        return 1000
+
+    async def left(self) -> list[int]:
+        found = await self.limiter.left(self.rules.of(MODEL, "acme"))
+        return [left.units for left in found.values()]
+
+    def _asked(self, tokens: int) -> Asked:
+        charges = self.rules.charges(Demand(MODEL, "acme", tokens))
+        call = uuid4().hex
+        return Asked("openai", "gpt-5-mini", call, call, call, 60.0, charges)
 
 
-def limiter(ephemeral: Ephemeral, *rates: str, **options: object) -> Limiter:
-    return Limiter(Windows(ephemeral), limits(*rates), **options)  # type: ignore[arg-type]
+def _of(limit: object) -> dict[str, object]:
+    return limit if isinstance(limit, dict) else {"requests": limit}
 
 
-async def admitted(limiter: Limiter, at_most: int = 1000) -> int:
-    for count in range(at_most):
-        if isinstance(await limiter.reserve(P), NoRoom):
-            return count
-    return at_most
-
-
-def test_rules_are_named_as_people_wrote_them_and_counted_apart() -> None:
-    rules = rules_of(
-        LimitSettings.model_validate({"match": f"{p}/*", "requests": rate})
-        for p, rate in (("openai", "600/1m"), ("openai", "20/1500ms"), ("other", "5/1h"))
-    )
-    names = [rule.name for some in rules.values() for rule in some]
-    assert names == [
-        "openai/* 600 requests/1m",
-        "openai/* 20 requests/1500ms",
-        "other/* 5 requests/1h",
-    ]
-    assert len({rule.bucket for some in rules.values() for rule in some}) == 3
-
-
-async def test_a_provider_without_limits_never_waits(away: Ephemeral) -> None:
-    free = limiter(away, "1/1m")
+async def test_without_limits_nobody_waits(away: Ephemeral) -> None:
+    free = Mine(away)
     for _ in range(10):
-        reserved = await free.reserve("ollama")
-        assert isinstance(reserved, Reserved)
-        await free.refund(reserved)
-    assert await free.room("ollama", 7) == 7
+        await free.limiter.refund(await free.reserved(10**9))
 
 
 class TestWhileRedisIsAway:
     async def test_a_worker_has_its_share_of_seven_tenths(
         self, away: Ephemeral, clock: Clock
     ) -> None:
-        mine = limiter(away, "600/1m", clock=clock)
-        mine.live_workers = 4
-        assert await admitted(mine) == 105
-        refused = await mine.reserve(P)
-        assert isinstance(refused, NoRoom)
+        mine = Mine(away, "600/1m", clock=clock)
+        mine.limiter.live_workers = 4
+        assert await mine.admitted() == 105
+        refused = await mine.refused()
         assert "while Redis is away" in refused.detail
         assert "105" in refused.detail
         assert refused.retry_after_s is not None
         clock.pass_by(refused.retry_after_s + 0.001)
-        assert await admitted(mine) == 105
+        assert await mine.admitted() == 105
 
     async def test_workers_that_come_and_go_change_the_share(
         self, away: Ephemeral, clock: Clock
     ) -> None:
-        mine = limiter(away, "100/1m", clock=clock)
-        mine.live_workers = 2
-        assert await admitted(mine) == 35
-        mine.live_workers = 1
-        assert await admitted(mine) == 35
-        mine.live_workers = 7
-        assert await admitted(mine) == 0
+        mine = Mine(away, "100/1m", clock=clock)
+        mine.limiter.live_workers = 2
+        assert await mine.admitted() == 35
+        mine.limiter.live_workers = 1
+        assert await mine.admitted() == 35
+        mine.limiter.live_workers = 7
+        assert await mine.admitted() == 0
 
     async def test_a_share_below_one_call_is_a_longer_window_not_none(
         self, away: Ephemeral, clock: Clock
     ) -> None:
-        mine = limiter(away, "2/1m", clock=clock)
-        mine.live_workers = 10
-        assert await admitted(mine) == 1
+        mine = Mine(away, "2/1m", clock=clock)
+        mine.limiter.live_workers = 10
+        assert await mine.admitted() == 1
         clock.pass_by(400)
-        assert await admitted(mine) == 0
+        assert await mine.admitted() == 0
         clock.pass_by(60)
-        assert await admitted(mine) == 1
+        assert await mine.admitted() == 1
+
+    async def test_tokens_are_shared_as_requests_are_and_settled(
+        self, away: Ephemeral, clock: Clock
+    ) -> None:
+        mine = Mine(away, {"tokens": "10000/1m"}, clock=clock)
+        first = await mine.reserved(6900)
+        assert "7000" in (await mine.refused(200)).detail
+        await mine.limiter.settle(first, units_of(900, 0))
+        await mine.reserved(6000)
+
+    async def test_a_call_beyond_the_share_waits_for_redis_and_does_not_fail(
+        self, away: Ephemeral, clock: Clock
+    ) -> None:
+        mine = Mine(away, {"tokens": "10000/1m"}, clock=clock)
+        refused = await mine.refused(9000)
+        assert "more than this worker's share" in refused.detail
+        assert refused.retry_after_s == 5
+        never = await mine.refused(10_001)
+        assert never.retry_after_s is None
+
+    async def test_calls_in_flight_have_a_share_too(
+        self, away: Ephemeral, clock: Clock
+    ) -> None:
+        mine = Mine(away, {"in_flight": 10}, clock=clock)
+        first, *_ = [await mine.reserved() for _ in range(7)]
+        await mine.refused()
+        await mine.limiter.settle(first, None)
+        await mine.reserved()
+        await mine.refused()
+        clock.pass_by(61)  # all of them are overdue
+        assert await mine.admitted() == 7
 
     async def test_a_refund_is_room_again(self, away: Ephemeral, clock: Clock) -> None:
-        mine = limiter(away, "10/1m", clock=clock)
-        reserved = await mine.reserve(P)
-        assert isinstance(reserved, Reserved)
-        await mine.refund(reserved)
-        assert await admitted(mine) == 7
+        mine = Mine(away, "10/1m", clock=clock)
+        await mine.limiter.refund(await mine.reserved())
+        assert await mine.admitted() == 7
 
 
 @pytest.mark.integration
@@ -109,53 +157,96 @@ class TestWithRedis:
         self, redis_url: str, new_ephemeral: NewEphemeral, ephemeral: Ephemeral
     ) -> None:
         workers = [
-            limiter(new_ephemeral(redis_url, ephemeral.key(), answer_s=5.0), "30/1m")
+            Mine(new_ephemeral(redis_url, ephemeral.key(), answer_s=5.0), "30/1m")
             for _ in range(4)
         ]
-        counts = await asyncio.gather(*(admitted(worker) for worker in workers))
+        counts = await asyncio.gather(*(worker.admitted() for worker in workers))
         assert sum(counts) == 30
-        assert await workers[0].room(P, 100) == 0
+        assert await workers[0].left() == [0]
 
     async def test_the_tightest_of_several_rules_decides_and_is_named(
         self, ephemeral: Ephemeral
     ) -> None:
-        both = limiter(ephemeral, "100/1h", "5/1m")
-        assert await admitted(both) == 5
-        refused = await both.reserve(P)
-        assert isinstance(refused, NoRoom)
-        assert refused.detail == "openai/* 5 requests/1m is used up"
+        both = Mine(ephemeral, "100/1h", "5/1m", {"in_flight": 50})
+        assert await both.admitted() == 5
+        assert (await both.refused()).detail == "openai/* 5 requests/1m is used up"
 
-    async def test_a_refunded_call_is_room_for_everyone(
+    async def test_a_call_of_any_size_fits_only_where_it_may_ever_fit(
         self, ephemeral: Ephemeral
     ) -> None:
-        mine, other = limiter(ephemeral, "1/1m"), limiter(ephemeral, "1/1m")
-        reserved = await mine.reserve(P)
-        assert isinstance(reserved, Reserved)
-        assert await admitted(other) == 0
-        await mine.refund(reserved)
-        assert await admitted(other) == 1
+        mine = Mine(ephemeral, {"tokens": "1000/1m"})
+        refused = await mine.refused(1001)
+        assert refused.retry_after_s is None
+        assert refused.detail == (
+            "needs 1001 of openai/* 1000 tokens/1m, which never has so much"
+        )
+        await mine.reserved(1000)
+
+    async def test_what_a_call_did_not_use_is_room_for_everyone(
+        self, ephemeral: Ephemeral
+    ) -> None:
+        limits = ({"tokens": "1000/1m"}, {"in_flight": 1}, "5/1m")
+        mine, other = Mine(ephemeral, *limits), Mine(ephemeral, *limits)
+        call = await mine.reserved(900)
+        assert await other.admitted(200) == 0
+        await mine.limiter.settle(call, units_of(100, 50))
+        assert await mine.left() == [850, 1, 4]
+        await other.limiter.refund(await other.reserved(800))
+        assert await mine.left() == [850, 1, 4]
 
     async def test_a_dead_redis_gives_no_fresh_share_and_what_was_used_is_added_back(
         self, redis_server: RedisServer, new_ephemeral: NewEphemeral
     ) -> None:
         ephemeral = new_ephemeral(redis_server.url, answer_s=0.5, probe_every_s=0.05)
-        mine = limiter(ephemeral, "100/1m")
+        mine = Mine(ephemeral, "100/1m")
         for _ in range(50):
-            assert isinstance(await mine.reserve(P), Reserved)
+            await mine.reserved()
         redis_server.pause()
-        assert await admitted(mine) == 20  # its share is 70, and it has had 50
+        assert await mine.admitted() == 20  # its share is 70, and it has had 50
         redis_server.resume()
         await eventually(lambda: ephemeral.alive)
-        other = limiter(ephemeral, "100/1m")
-        assert isinstance(await mine.reserve(P), Reserved)
+        other = Mine(ephemeral, "100/1m")
+        await mine.reserved()
         # The call that hung may have been counted when it was thawed.
-        assert await other.room(P, 100) in (28, 29)  # of 100, without 50 + 20 + 1
+        assert (await other.left())[0] in (28, 29)  # of 100, without 50 + 20 + 1
 
-    async def test_an_emptied_redis_costs_one_burst_at_most(
+    async def test_slots_taken_while_it_was_away_are_free_when_their_calls_end(
         self, redis_server: RedisServer, new_ephemeral: NewEphemeral
     ) -> None:
         ephemeral = new_ephemeral(redis_server.url, answer_s=0.5, probe_every_s=0.05)
-        mine = limiter(ephemeral, "100/1m")
-        before = await admitted(mine)
+        mine = Mine(ephemeral, {"in_flight": 2})
+        redis_server.kill()
+        call = await mine.reserved()
+        redis_server.start()
+        await eventually(lambda: ephemeral.alive)
+        await mine.reserved()
+        assert await mine.left() == [0]
+        await mine.limiter.settle(call, None)
+        assert await mine.left() == [1]
+
+    async def test_an_emptied_redis_is_told_what_was_used(
+        self, redis_server: RedisServer, new_ephemeral: NewEphemeral
+    ) -> None:
+        ephemeral = new_ephemeral(redis_server.url, answer_s=0.5, probe_every_s=0.05)
+        workers = [Mine(ephemeral, "100/1m", {"in_flight": 90}) for _ in range(2)]
+        for _ in range(30):
+            for worker in workers:
+                await worker.reserved()
         redis_server.flush()
-        assert before + await admitted(mine) <= 200
+        for worker in workers:  # many calls at once tell it once
+            await asyncio.gather(*(worker.reserved() for _ in range(5)))
+        assert await workers[0].left() == [30, 20]
+
+    async def test_one_that_restarts_empty_is_told_too(
+        self, redis_server: RedisServer, new_ephemeral: NewEphemeral
+    ) -> None:
+        ephemeral = new_ephemeral(redis_server.url, answer_s=0.5, probe_every_s=0.05)
+        mine = Mine(ephemeral, "100/1m")
+        for _ in range(60):
+            await mine.reserved()
+        redis_server.kill()
+        assert await mine.admitted() == 10
+        redis_server.start()
+        await eventually(lambda: ephemeral.alive)
+        await mine.reserved()
+        assert (await mine.left())[0] <= 29

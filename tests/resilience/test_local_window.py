@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmgine_workers.ephemeral.windows import Rule
+from llmgine_workers.ephemeral.rules import Window
 from llmgine_workers.resilience.local_window import LOCAL_SHARE, LocalWindow
 from tests.ephemeral.test_windows import worst_interval
 
@@ -19,7 +19,7 @@ SCHEDULES = st.lists(
 def test_no_interval_sees_more_than_the_share_whatever_the_schedule(
     schedule: list[tuple[float, int]], limit: int, workers: int
 ) -> None:
-    rule = Rule("", "b", limit, 60)
+    rule = Window("", "b", limit, 60)
     window = LocalWindow(rule)
     now, taken = 1000.0, []
     for pause, units in schedule:
@@ -41,7 +41,7 @@ def test_no_interval_sees_more_than_the_share_whatever_the_schedule(
 def test_there_is_room_at_the_moment_it_names(
     schedule: list[tuple[float, int]], limit: int
 ) -> None:
-    window = LocalWindow(Rule("", "b", limit, 60))
+    window = LocalWindow(Window("", "b", limit, 60))
     now = 1000.0
     for pause, units in schedule:
         now += pause
@@ -54,11 +54,11 @@ def test_there_is_room_at_the_moment_it_names(
 
 
 def test_what_never_fits_is_told_apart() -> None:
-    assert LocalWindow(Rule("", "b", 10, 60)).wait_s(8, 1, 0.0) is None
+    assert LocalWindow(Window("", "b", 10, 60)).wait_s(8, 1, 0.0) is None
 
 
 def test_what_is_taken_back_is_free_again() -> None:
-    window = LocalWindow(Rule("", "b", 10, 60))
+    window = LocalWindow(Window("", "b", 10, 60))
     slot = window.add(7, 5.0)
     assert window.wait_s(1, 1, 6.0) != 0
     window.take_back(slot, 7)
