@@ -22,6 +22,7 @@ from llmgine_workers import clock
 from llmgine_workers.broker import declare
 from llmgine_workers.engine.finish import Finisher
 from llmgine_workers.engine.heartbeat import Heartbeat
+from llmgine_workers.engine.together import Together
 from llmgine_workers.engine.visit import Presence
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.events import facts
@@ -59,6 +60,7 @@ class WorkerRuntime(Runtime):
 
     def __post_init__(self) -> None:
         self.finisher = Finisher(self)
+        self.together = Together(self.ledger)
 
     def quarantine(self, step: Hinted) -> AbstractAsyncContextManager[Any]:
         """A step that two processes died of runs alone of its kind."""

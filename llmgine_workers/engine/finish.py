@@ -1,7 +1,8 @@
-"""Finish: commit an answer, decide once what is next, and only then tell anybody.
+"""Finish: commit answers, decide once what is next, and only then tell anybody.
 
-At most one such transaction runs per job in a process; it takes every finish of the
-job that has arrived meanwhile, so a wide job does not queue behind its own row lock.
+At most one such transaction runs per job in a process; it takes every finish of the job
+that has arrived meanwhile, so a wide job does not queue behind its own row lock. And it
+takes those of other jobs that wait, so that a busy process commits for many at once.
 """
 
 from __future__ import annotations
@@ -9,53 +10,80 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from chains import Chain, Plan
-from llmgine_workers.engine import next_up, tell
-from llmgine_workers.engine.clean import as_json
-from llmgine_workers.engine.planning import new_step
-from llmgine_workers.errors import Failure, Refusal, StepFailed
+from llmgine_workers.engine import consequence, tell
+from llmgine_workers.engine.consequence import Consequence
+from llmgine_workers.errors import Failure
 from llmgine_workers.ledger import jobs, steps
 from llmgine_workers.ledger.connection import Connection, while_away
-from llmgine_workers.ledger.records import Billed, Finish, LockedJob, NewStep
+from llmgine_workers.ledger.gather import Gatherer
+from llmgine_workers.ledger.records import Billed, Claim, Finish, LockedJob
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
+UNCOMMITTED_AT_MOST = 64
+"""Answers waiting for their commit beyond which nothing more is claimed: a process that
+dies leaves them ambiguous, to be paid for again. A healthy ledger takes as many in
+10 ms."""
+
+TOGETHER_AT_MOST = 100
+"""Finishes of one transaction; each 16 KiB of output counts as one more."""
+
+OUTPUT_SHARE = 16 * 1024
+
+WIDE = 100
+"""Open steps from which a job is wide: its plan takes milliseconds ..."""
+PLAN_WIDE_EVERY_S = 0.05
+"""... so what ends meanwhile is gathered for so long."""
+
 Take = Callable[[Connection, str], Awaitable[bool]]
 """Writes a step's end (its state is given) if it is still there to be ended."""
 
 
-@dataclass
-class Consequence:
-    """What one finish transaction did; told to the world after its commit."""
+@dataclass(frozen=True)
+class _Batch:
+    """Finishes of one job that go together."""
 
-    job: LockedJob | None = None
-    settled: list[tuple[Finish, str]] = field(default_factory=list)
-    repeated: list[Finish] = field(default_factory=list)
-    queued: tuple[NewStep, ...] = ()
-    released: list[bool] = field(default_factory=list)
-    end: str | None = None
-    failure: Failure | None = None
-    letter: UUID | None = None
+    job: UUID
+    finishes: Sequence[Finish]
+
+
+@dataclass
+class _Settled:
+    """What became of a batch. `ours`: claims whose end is as we wrote it, now or, with
+    an answer that was lost, before. `told` is None if the job is gone."""
+
+    told: Consequence | None
+    ours: set[Claim]
 
 
 class Finisher:
-    """The finishes of one process, gathered by job."""
+    """The finishes of one process, gathered by job and then over jobs."""
 
     def __init__(self, rt: Runtime) -> None:
         self._rt = rt
         self._waiting: dict[UUID, list[tuple[Finish, asyncio.Future[bool]]]] = {}
+        self._together = Gatherer(self._commit, at_most=TOGETHER_AT_MOST, weigh=_weight)
+        self._uncommitted = 0
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def room(self) -> None:
+        """Wait until few enough answers wait for their commit to ask for more."""
+        await self._room.wait()
 
     async def finish(self, finish: Finish) -> bool:
         """Commit it; False if the fence was stale: the step is somebody else's now."""
         job = finish.claim.key.job
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._count(1)
+        done.add_done_callback(lambda _: self._count(-1))
         if job in self._waiting:
             self._waiting[job].append((finish, done))
         else:
@@ -63,40 +91,65 @@ class Finisher:
             self._rt.spawn(self._work_through(job))
         return await asyncio.shield(done)
 
+    def _count(self, more: int) -> None:
+        self._uncommitted += more
+        if self._uncommitted >= UNCOMMITTED_AT_MOST:
+            self._room.clear()
+        else:
+            self._room.set()
+
     async def _work_through(self, job: UUID) -> None:
-        while batch := self._waiting[job]:
-            self._waiting[job] = []
+        while waiting := self._waiting[job][:TOGETHER_AT_MOST]:
+            del self._waiting[job][:TOGETHER_AT_MOST]
             try:
-                settled = await self._commit(job, [finish for finish, _ in batch])
+                settled = await self._settle(_Batch(job, [one for one, _ in waiting]))
             except BaseException as error:
-                self._fail(self._waiting.pop(job) + batch, error)
+                self._fail(self._waiting.pop(job) + waiting, error)
                 raise
-            for finish, done in batch:
-                done.set_result(finish in settled)
+            for finish, done in waiting:
+                done.set_result(finish.claim in settled.ours)
+            if settled.told and settled.told.open_steps > WIDE:
+                await asyncio.sleep(PLAN_WIDE_EVERY_S)
         del self._waiting[job]
 
-    async def _commit(self, job: UUID, batch: Sequence[Finish]) -> list[Finish]:
+    async def _settle(self, batch: _Batch) -> _Settled:
         try:
-            told = await while_away(lambda: _transaction(self._rt, job, batch))
-        except Exception as error:  # kept open, the step would be paid for once more
-            log.exception("%s: a result cannot be committed", job)
-            batch = [_unstorable(finish, error) for finish in batch]
-            told = await self._without_results(job, batch)
-        await tell.after_commit(self._rt, told)
-        return [finish for finish, _ in told.settled] + told.repeated
+            return await while_away(lambda: self._together(batch))
+        except Exception as error:
+            if len(batch.finishes) > 1:
+                return await self._settle_each(batch)
+            # Kept open, the step would be paid for once more.
+            log.exception("%s: a result cannot be committed", batch.job)
+            return await self._without_result(batch, error)
 
-    async def _without_results(self, job: UUID, batch: Sequence[Finish]) -> Consequence:
+    async def _settle_each(self, batch: _Batch) -> _Settled:
+        """One of them spoils the transaction; the others have done nothing wrong."""
+        each = [await self._settle(_Batch(batch.job, [one])) for one in batch.finishes]
+        return _Settled(each[-1].told, set().union(*(one.ours for one in each)))
+
+    async def _without_result(self, batch: _Batch, error: Exception) -> _Settled:
+        failed = _Batch(batch.job, [_unstorable(one, error) for one in batch.finishes])
         try:
-            return await while_away(lambda: _transaction(self._rt, job, batch))
+            return await while_away(lambda: self._together(failed))
         except Exception:  # not even a fallback helps: the job must end all the same
-            log.exception("%s: it fails without asking its chain", job)
-            return await while_away(lambda: _last_resort(self._rt, job, batch))
+            log.exception("%s: it fails without asking its chain", batch.job)
+        settled = await while_away(lambda: _last_resort(self._rt, failed))
+        await self._tell([settled])
+        return settled
+
+    async def _commit(self, batches: Sequence[_Batch]) -> list[_Settled]:
+        found = await _transaction(self._rt, batches)
+        await self._tell(found)
+        return found
+
+    async def _tell(self, found: Sequence[_Settled]) -> None:
+        await tell.after_commit(self._rt, [one.told for one in found if one.told])
 
     @staticmethod
     def _fail(
-        batch: Sequence[tuple[Finish, asyncio.Future[bool]]], error: BaseException
+        waiting: Sequence[tuple[Finish, asyncio.Future[bool]]], error: BaseException
     ) -> None:
-        for _, done in batch:
+        for _, done in waiting:
             if not done.done():
                 done.set_exception(error)
 
@@ -104,50 +157,64 @@ class Finisher:
 async def end_unclaimed(rt: Runtime, finish: Finish, take: Take) -> None:
     """Fail a step behind which no call of this process is (rows 10 and 12)."""
 
-    async def transaction() -> Consequence:
+    async def transaction() -> list[Consequence]:
         async with rt.ledger.transaction() as connection:
             job = await jobs.lock(connection, finish.claim.key.job)
-            told = Consequence(job)
-            if job and await take(connection, state := _state_of(job, finish)):
-                told.settled.append((finish, state))
-                await _what_is_next(rt, connection, job, told)
-            return told
+            if not (job and await take(connection, state := _state_of(job, finish))):
+                return []
+            told = Consequence(job, [(finish, state)])
+            await consequence.follow(rt, connection, [told])
+            return [told]
 
     await tell.after_commit(rt, await while_away(transaction))
 
 
-async def _transaction(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Consequence:
+async def _transaction(rt: Runtime, batches: Sequence[_Batch]) -> list[_Settled]:
     async with rt.ledger.transaction() as connection:
-        told = await _settled(connection, job_id, batch)
-        if told.job and told.settled:
-            await _what_is_next(rt, connection, told.job, told)
-        return told
+        found = await _settled(connection, batches)
+        followed = [one.told for one in found if one.told and one.told.settled]
+        await consequence.follow(rt, connection, followed)
+        return found
 
 
-async def _last_resort(rt: Runtime, job_id: UUID, batch: Sequence[Finish]) -> Consequence:
+async def _last_resort(rt: Runtime, batch: _Batch) -> _Settled:
     async with rt.ledger.transaction() as connection:
-        told = await _settled(connection, job_id, batch)
-        if told.job and told.job.ending:
-            await _end(connection, told.job, told.job.ending, told)
-        elif told.job and told.settled:
+        (found,) = await _settled(connection, [batch])
+        told = found.told
+        if told and told.job.ending:
+            await consequence.end(connection, told)
+        elif told and told.settled:
             (finish, _), *_ = told.settled
             assert finish.failure is not None  # noqa: S101 - none of them succeeded
-            await _decide(connection, told.job, finish.failure, told)
-        return told
+            await consequence.decide(connection, told, finish.failure)
+        return found
 
 
-async def _settled(
-    connection: Connection, job_id: UUID, batch: Sequence[Finish]
-) -> Consequence:
+async def _settled(connection: Connection, batches: Sequence[_Batch]) -> list[_Settled]:
     """Was one committed before, with the answer lost, then it is ours all the same."""
-    job = await jobs.lock(connection, job_id)
-    told = Consequence(job)
-    for finish in batch:
-        if job and await steps.settle(connection, finish, _state_of(job, finish)):
-            told.settled.append((finish, _state_of(job, finish)))
-        elif await steps.was_settled(connection, finish.claim):
-            told.repeated.append(finish)
-    return told
+    locked = await jobs.lock_all(connection, [batch.job for batch in batches])
+    told = {job.id: Consequence(job) for job in locked.values()}
+    ends = [
+        (finish, _state_of(locked[batch.job], finish))
+        for batch in batches if batch.job in locked
+        for finish in batch.finishes
+    ]  # fmt: skip
+    stale = []
+    for (finish, state), is_ours in zip(
+        ends, await steps.settle(connection, ends), strict=True
+    ):
+        if is_ours:
+            told[finish.claim.key.job].settled.append((finish, state))
+        else:
+            stale.append(finish.claim)
+    repeated = await steps.were_settled(connection, stale)
+    return [_outcome(batch, told.get(batch.job), repeated) for batch in batches]
+
+
+def _outcome(batch: _Batch, told: Consequence | None, repeated: set[Claim]) -> _Settled:
+    settled = {finish.claim for finish, _ in told.settled} if told else set()
+    before = {one.claim for one in batch.finishes if one.claim in repeated}
+    return _Settled(told, settled | before)
 
 
 def _state_of(job: LockedJob, finish: Finish) -> str:
@@ -156,83 +223,9 @@ def _state_of(job: LockedJob, finish: Finish) -> str:
     return "cancelled" if job.ending == "cancelled" else finish.state
 
 
-async def _what_is_next(
-    rt: Runtime, connection: Connection, job: LockedJob, told: Consequence
-) -> None:
-    if job.ending:
-        await _end(connection, job, job.ending, told)
-        return
-    chain = await rt.chains.of(connection, job.chain_version)
-    assert chain is not None  # noqa: S101 - a job's version is stored before the job
-    await go_on(rt, connection, job, chain, told)
-
-
-async def go_on(
-    rt: Runtime, connection: Connection, job: LockedJob, chain: Chain, told: Consequence
-) -> None:
-    """Plan and write what the plan says; an error in it fails the job, not the result."""
-    past = await next_up.read(connection, job.id, chain)
-    try:
-        planned = next_up.replayed(job, chain, past)
-        fresh = tuple(new_step(s, rt.models, job.max_attempts) for s in planned.ready)
-        output = as_json(planned.output) if planned.finished else ""
-    except Exception as error:  # a bug of ours must not cost the result either
-        await _decide(connection, job, _planning_failure(job, error), told)
-        return
-    if planned.failed:
-        just_now = {finish.claim.key.path for finish, _ in told.settled}
-        failure = next_up.failure_of(planned.failed, past, just_now)
-        await _decide(connection, job, failure, told)
-    elif await jobs.skip_unclaimed(connection, job.id, planned.unwanted):
-        await go_on(rt, connection, job, chain, told)
-    else:
-        await _write(rt, connection, job, planned, fresh, told)
-        if planned.finished:
-            await jobs.succeed(connection, job, output)
-            told.end = "succeeded"
-
-
-async def _write(
-    rt: Runtime,
-    connection: Connection,
-    job: LockedJob,
-    planned: Plan,
-    fresh: tuple[NewStep, ...],
-    told: Consequence,
-) -> None:
-    owner = (job.id, job.tenant, job.priority)
-    told.queued = fresh
-    told.released = rt.pools.release_now(
-        job.tenant, ((step.pool, job.priority) for step in fresh)
-    )
-    await jobs.insert_steps(connection, owner, fresh, told.released)
-    await jobs.insert_skipped(connection, owner, planned.skipped)
-
-
-async def _decide(
-    connection: Connection, job: LockedJob, failure: Failure, told: Consequence
-) -> None:
-    told.failure = failure
-    told.letter = await jobs.decide_end(connection, job, "failed", failure)
-    told.end = await jobs.ended(connection, job.id)
-
-
-async def _end(
-    connection: Connection, job: LockedJob, end: str, told: Consequence
-) -> None:
-    told.failure = await jobs.ending_failure(connection, job.id)
-    told.letter = await jobs.end_if_settled(connection, job, end, told.failure)
-    told.end = await jobs.ended(connection, job.id)
-
-
-def _planning_failure(job: LockedJob, error: Exception) -> Failure:
-    match error:
-        case StepFailed():
-            return error.failure
-        case Refusal():
-            return Failure("provider_rejected", str(error))
-    log.error("%s: planning failed", job.id, exc_info=error)
-    return Failure("template_failed", f"internal error: {type(error).__name__}")
+def _weight(batch: _Batch) -> int:
+    sizes = (len(finish.output or "") for finish in batch.finishes)
+    return sum(1 + size // OUTPUT_SHARE for size in sizes)
 
 
 def _unstorable(finish: Finish, error: Exception) -> Finish:

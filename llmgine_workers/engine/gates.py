@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from llmgine_workers.engine import billing, tell
 from llmgine_workers.engine.bounds import demand_of
@@ -13,7 +12,8 @@ from llmgine_workers.engine.clean import clean_failure
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
 from llmgine_workers.errors import Failure, StepFailed
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import steps
+from llmgine_workers.ledger import attempts
+from llmgine_workers.ledger.attempts import Closing, NoRoom, Opening
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Claim
 from llmgine_workers.llm import Quota
@@ -21,6 +21,9 @@ from llmgine_workers.resilience import admission as admission_room
 from llmgine_workers.resilience import retry
 from llmgine_workers.resilience.admission import CANCELLED, SUCCEEDED, Admitted
 from llmgine_workers.resilience.rules import Units, units_of
+
+if TYPE_CHECKING:
+    from llmgine_workers.worker_runtime import WorkerRuntime
 
 Next: TypeAlias = Callable[[Visit], Awaitable[Answer]]
 
@@ -145,17 +148,15 @@ def _refuse(verdict: admission_room.Wait | admission_room.Refused) -> NoReturn:
 
 
 async def _opened(visit: Visit, reserved: int | None) -> Claim | None:
-    rt, step = visit.rt, visit.step
+    rt, step, held = visit.rt, visit.step, visit.claim
     simulated = rt.models.is_simulated(step.model)
-    held, fresh = visit.claim, steps.new_claim_id()
+    fresh = attempts.new_claim_id()
+    wanted = Opening(step, rt.worker, fresh, simulated, reserved)
     if held:
         await _close_failed(visit, held)
-        opening = partial(steps.next_attempt, rt.ledger, step, held, fresh)
-    else:
-        opening = partial(steps.claim, rt.ledger, step, rt.worker, fresh)
     try:
-        return await while_away(partial(opening, simulated=simulated, reserved=reserved))
-    except steps.NoRoom as no_room:
+        return await while_away(lambda: _open(rt, held, wanted))
+    except NoRoom as no_room:
         if no_room.calling:
             raise Refused("budget", str(no_room), BUDGET_WAIT_S) from None
         raise StepFailed(
@@ -166,9 +167,16 @@ async def _opened(visit: Visit, reserved: int | None) -> Claim | None:
         ) from None
 
 
+def _open(
+    rt: WorkerRuntime, held: Claim | None, wanted: Opening
+) -> Awaitable[Claim | None]:
+    if held:
+        return attempts.next_attempt(rt.ledger, held, wanted)
+    if wanted.step.has_budget:
+        return attempts.claim_within_budget(rt.ledger, wanted)
+    return rt.together.claim(wanted)
+
+
 async def _close_failed(visit: Visit, held: Claim) -> None:
-    await while_away(
-        lambda: steps.close_attempt(
-            visit.rt.ledger, held, "failed", visit.billed, visit.failure
-        )
-    )
+    closing = Closing(held, "failed", visit.billed, visit.failure)
+    await while_away(lambda: visit.rt.together.close(closing))

@@ -17,9 +17,12 @@ from llmgine_workers.ledger.history import History, Past
 from llmgine_workers.ledger.records import LockedJob
 
 
-async def read(connection: Connection, job: UUID, chain: Chain) -> History:
-    """What `replayed` needs, on the connection that has locked the job."""
-    return await history.read(connection, job, with_costs=counts_money(chain))
+async def read(
+    connection: Connection, chains: Mapping[UUID, Chain]
+) -> dict[UUID, History]:
+    """What `replayed` needs of jobs, on the connection that has locked them."""
+    counting = [job for job, chain in chains.items() if counts_money(chain)]
+    return await history.read(connection, chains.keys(), with_costs=counting)
 
 
 def replayed(job: LockedJob, chain: Chain, past: History) -> Plan:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from chains import Chain, steps_of
-from llmgine_workers.engine import finish, next_up, tell
+from llmgine_workers.engine import consequence, next_up, tell
+from llmgine_workers.engine.consequence import Consequence
 from llmgine_workers.engine.edit import Edit, Edited, edited
-from llmgine_workers.engine.finish import Consequence
 from llmgine_workers.engine.planning import new_step
 from llmgine_workers.errors import Refusal, StepFailed
 from llmgine_workers.events import facts
@@ -69,7 +69,7 @@ async def replay_one(rt: Runtime, letter_or_job: UUID, order: Order) -> Replayed
         facts.JobReplayed(job, row["step"] or "", letter),
         facts.LetterResolved(letter, job, "replayed", order.by),
     )
-    await tell.after_commit(rt, told)
+    await tell.after_commit(rt, [told])
     return Replayed(letter, job)
 
 
@@ -77,7 +77,7 @@ async def _reopened(rt: Runtime, letter: Mapping[str, Any], order: Order) -> Con
     async with rt.ledger.transaction() as connection:
         job = await _failed_job(connection, letter["job"])
         chain = await _runnable_chain(rt, connection, job)
-        past = await next_up.read(connection, job.id, chain)
+        past = (await next_up.read(connection, {job.id: chain}))[job.id]
         if past.inputs is None:
             raise _Refused("its inputs are no longer kept")
         if order.action and not await ledger_replay.take(
@@ -97,7 +97,7 @@ async def _reopened(rt: Runtime, letter: Mapping[str, Any], order: Order) -> Con
         if order.edit:
             await _render_again(rt, connection, reopened, chain, again)
         told = Consequence(reopened)
-        await finish.go_on(rt, connection, reopened, chain, told)
+        await consequence.go_on(rt, connection, [(told, chain)])
         return told
 
 
@@ -143,7 +143,7 @@ async def _render_again(
     again: Sequence[str],
 ) -> None:  # fmt: skip
     """The requests of steps that run again were rendered before the edit."""
-    past = await next_up.read(connection, job.id, chain)
+    past = (await next_up.read(connection, {job.id: chain}))[job.id]
     planned = next_up.replayed(job, chain, replace(past, known=past.known - set(again)))
     if planned.failed:
         cause = planned.failed[0]

@@ -48,7 +48,8 @@ async def run_step(rt: WorkerRuntime, job: UUID, path: str) -> Outcome:
 
 
 async def _visit(rt: WorkerRuntime, key: StepKey) -> Outcome:
-    step = await while_away(lambda: steps.read(rt.ledger, key))
+    await rt.finisher.room()
+    step = await while_away(lambda: rt.together.read(key))
     if step is None or not step.runnable or step.pool != rt.pool:
         return Skip("not queued here")
     async with rt.quarantine(step):

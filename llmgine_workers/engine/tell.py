@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -12,13 +13,14 @@ from llmgine_workers.engine.hints import released_of
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import views
+from llmgine_workers.events.facts import Fact
+from llmgine_workers.ledger import outcomes
 from llmgine_workers.ledger.connection import while_away
+from llmgine_workers.ledger.outcomes import Outcome
 from llmgine_workers.ledger.records import Finish
-from llmgine_workers.llm import Usage
 
 if TYPE_CHECKING:
-    from llmgine_workers.engine.finish import Consequence
+    from llmgine_workers.engine.consequence import Consequence
     from llmgine_workers.engine.visit import Visit
     from llmgine_workers.runtime import Runtime
 
@@ -44,23 +46,17 @@ async def attempt_finished(visit: Visit, state: str, failure: Failure | None) ->
     )
 
 
-async def after_commit(rt: Runtime, told: Consequence) -> None:
+async def after_commit(rt: Runtime, told: Sequence[Consequence]) -> None:
     """Facts in the order they happened, then the hints: nobody starts before its fact."""
-    if told.job is None:
-        return
-    await rt.events.emit(
-        *(_finished(finish, state) for finish, state in told.settled),
-        *(
-            facts.StepQueued(told.job.id, step.path, step.kind, step.pool)
-            for step in told.queued
-        ),
-    )
-    about = (told.job.id, told.job.chain_name, told.job.run)
-    rt.hints.offer(released_of(*about, told.queued, told.released))
-    if told.end:
-        await job_ended(rt, told.job.id, told.letter)
-    elif told.failure:
-        await stop_calls(rt, told.job.id)
+    ended = await _endings(rt, {one.job.id: one.letter for one in told if one.end})
+    news = (*(fact for one in told for fact in _progress(one)), *ended)
+    if news:
+        await rt.events.emit(*news)
+    for one in told:
+        about = (one.job.id, one.job.chain_name, one.job.run)
+        rt.hints.offer(released_of(*about, one.queued, one.released))
+        if one.failure and not one.end:
+            await stop_calls(rt, one.job.id)
 
 
 async def stop_calls(rt: Runtime, job: UUID) -> None:
@@ -71,25 +67,35 @@ async def stop_calls(rt: Runtime, job: UUID) -> None:
 
 async def job_ended(rt: Runtime, job: UUID, letter: UUID | None) -> None:
     """The last fact of a job's run, as the ledger has it."""
-    shown = await while_away(lambda: views.outcome(rt.ledger, job))
-    if shown is None:
-        return
-    await rt.events.emit(
-        facts.JobFinished(
-            job,
-            state=shown["state"],
-            output=shown["output"],
-            error=Failure(**shown["error"]) if shown["error"] else None,
-            usage=Usage(**shown["usage"]),
-            cost_usd=shown["cost_usd"],
-            dead_letter=letter,
-        )
+    await rt.events.emit(*await _endings(rt, {job: letter}))
+
+
+async def _endings(rt: Runtime, letters: Mapping[UUID, UUID | None]) -> list[Fact]:
+    if not letters:
+        return []
+    found = await while_away(lambda: outcomes.read(rt.ledger, letters))
+    return [fact for job in found for fact in _ending(job, found[job], letters[job])]
+
+
+def _ending(job: UUID, ended: Outcome, letter: UUID | None) -> Iterator[Fact]:
+    yield facts.JobFinished(
+        job,
+        state=ended.state,
+        output=ended.output,
+        error=ended.error,
+        usage=ended.usage,
+        cost_usd=ended.cost_usd,
+        dead_letter=letter,
     )
-    if letter:
-        error = shown["error"]
-        await rt.events.emit(
-            facts.LetterRecorded(letter, job, error["step"], error["code"])
-        )
+    if letter and ended.error:
+        yield facts.LetterRecorded(letter, job, ended.error.step, ended.error.code)
+
+
+def _progress(told: Consequence) -> Iterator[Fact]:
+    for finish, state in told.settled:
+        yield _finished(finish, state)
+    for step in told.queued:
+        yield facts.StepQueued(told.job.id, step.path, step.kind, step.pool)
 
 
 def _finished(finish: Finish, state: str) -> facts.StepFinished:

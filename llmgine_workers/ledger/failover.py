@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llmgine_workers.ledger import steps
+from llmgine_workers.ledger import attempts
+from llmgine_workers.ledger.attempts import Closing
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.records import Finish, Released, StepKey
 from llmgine_workers.ledger.release import mine
@@ -78,7 +79,8 @@ async def after_failure(ledger: Ledger, finish: Finish, move: Move) -> bool:
     """Row 9: the attempt is closed, its model given up; False for a stale fence."""
     held, failure = finish.claim, finish.failure
     async with ledger.transaction() as connection:
-        await steps.write_attempt(connection, held, "failed", finish.billed, failure)
+        closing = Closing(held, "failed", finish.billed, failure)
+        await attempts.write_closings(connection, [closing])
         return bool(
             await connection.fetchval(
                 _AFTER_FAILURE,

@@ -70,8 +70,15 @@ class Gatherer(Generic[Item, Answer]):
         return await answer
 
     async def _fly(self) -> None:
-        while taken := self._taken():
-            await self._settle(taken)
+        taken: list[Waiting[Item, Answer]] = []
+        try:
+            while taken := self._taken():
+                await self._settle(taken)
+        except BaseException as end:  # of the process: nobody is to wait for ever
+            for _, waiting in (*taken, *self._waiting):
+                _tell(waiting, end)
+            self._waiting.clear()
+            raise
 
     def _taken(self) -> list[Waiting[Item, Answer]]:
         taken: list[Waiting[Item, Answer]] = []
@@ -118,10 +125,12 @@ def _error(one: Waiting[Item, Answer]) -> BaseException | None:
     return answer.exception() if answer.done() and not answer.cancelled() else None
 
 
-def _tell(waiting: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+def _tell(waiting: asyncio.Future[Answer], answer: Answer | BaseException) -> None:
     if waiting.done():
         return
-    if isinstance(answer, Exception):
+    if isinstance(answer, asyncio.CancelledError):
+        waiting.cancel()
+    elif isinstance(answer, BaseException):
         waiting.set_exception(answer)
     else:
         waiting.set_result(answer)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from llmgine_workers.ledger.connection import Connection
 
 _READ = """
-select s.path, s.state, p.body, s.failure from steps s left join payloads p
+select s.job_id, s.path, s.state, p.body, s.failure from steps s left join payloads p
     on p.job_id = s.job_id and p.path = s.path and p.kind = 'output'
-where s.job_id = $1
+where s.job_id = any($1)
 union all
-select '', 'inputs', body, null from payloads
-where job_id = $1 and path = '' and kind = 'inputs'
+select job_id, '', 'inputs', body, null from payloads
+where job_id = any($1) and path = '' and kind = 'inputs'
 """
 
 _COSTS = """
-select path, sum(case when state in ('started', 'ambiguous') then reserved else cost end)
-    as cost
-from attempts where job_id = $1 group by path
+select job_id, path,
+       sum(case when state in ('started', 'ambiguous') then reserved else cost end)
+       as cost
+from attempts where job_id = any($1) group by job_id, path
 """
 
 
@@ -44,17 +47,36 @@ class History:
     known: frozenset[str]
     ended: Mapping[str, Past]
 
+    @property
+    def open(self) -> int:
+        """How many of its steps have not ended."""
+        return len(self.known) - len(self.ended)
 
-async def read(connection: Connection, job: UUID, *, with_costs: bool) -> History:
-    """Read it; under the job's lock it cannot change meanwhile."""
-    rows = await connection.fetch(_READ, job)
-    paid = await connection.fetch(_COSTS, job) if with_costs else []
-    costs = {row["path"]: int(row["cost"] or 0) for row in paid}
+
+async def read(
+    connection: Connection, ids: Collection[UUID], *, with_costs: Collection[UUID]
+) -> dict[UUID, History]:
+    """Read those of several jobs, of some `with_costs`; under their locks they cannot
+    change meanwhile."""
+    rows: dict[UUID, list[asyncpg.Record]] = {job: [] for job in ids}
+    for row in await connection.fetch(_READ, list(ids)):
+        rows[row["job_id"]].append(row)
+    paid = await connection.fetch(_COSTS, list(with_costs)) if with_costs else []
+    costs = {(row["job_id"], row["path"]): int(row["cost"] or 0) for row in paid}
+    return {job: _history(some, costs) for job, some in rows.items()}
+
+
+def _history(
+    rows: Sequence[asyncpg.Record], costs: Mapping[tuple[UUID, str], int]
+) -> History:
     steps = [row for row in rows if row["path"]]
     inputs = next((row["body"] for row in rows if not row["path"]), None)
     ended = {
         row["path"]: Past(
-            row["state"], row["body"], row["failure"], costs.get(row["path"], 0)
+            row["state"],
+            row["body"],
+            row["failure"],
+            costs.get((row["job_id"], row["path"]), 0),
         )
         for row in steps
         if row["state"] in ("succeeded", "failed", "skipped")

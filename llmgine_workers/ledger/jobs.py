@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -69,7 +69,7 @@ as new (job_id, tenant, class, path, kind)
 _LOCK = """
 select id, tenant, state, ending, run, chain_version, chain_name, max_attempts,
        class, stream, metadata
-from jobs where id = $1 for update
+from jobs where id = any($1) order by id for update
 """
 
 _END = """
@@ -82,15 +82,35 @@ select exists (select from steps
                where job_id = $1 and state in ('queued', 'running', 'waiting'))
 """
 
+_SUCCEED = """
+with new as (select * from unnest($1::uuid[], $2::text[]) as new (id, output)),
+payload as (
+    insert into payloads (job_id, path, kind, body)
+    select id, '', 'output', output from new
+)
+update jobs set state = 'succeeded', ending = null, failure = null, finished_at = now()
+from new where jobs.id = new.id
+"""
+
+# Locked in the order of their keys: a worker may be claiming several of them at once.
 _STOP_UNCLAIMED = """
-update steps set state = 'cancelled', finished_at = now(), wake_at = null
-where job_id = $1 and state in ('queued', 'waiting')
+with unclaimed as materialized (
+    select path from steps where job_id = $1 and state in ('queued', 'waiting')
+    order by path for update
+)
+update steps s set state = 'cancelled', finished_at = now(), wake_at = null
+from unclaimed where s.job_id = $1 and s.path = unclaimed.path
 """
 
 
 _SKIP_UNCLAIMED = """
-update steps set state = 'skipped', finished_at = now(), wake_at = null
-where job_id = $1 and path = any($2) and state in ('queued', 'waiting')
+with unclaimed as materialized (
+    select path from steps
+    where job_id = $1 and path = any($2) and state in ('queued', 'waiting')
+    order by path for update
+)
+update steps s set state = 'skipped', finished_at = now(), wake_at = null
+from unclaimed where s.job_id = $1 and s.path = unclaimed.path
 """
 
 
@@ -189,8 +209,8 @@ async def _insert(
         [job.output for job in new],
     )
     owned = [(_owner(job), step) for job in new for step in job.steps]
-    await _insert_steps(connection, owned, released)
-    await _insert_skipped(
+    await insert_steps(connection, owned, released)
+    await insert_skipped(
         connection, [(_owner(job), *step) for job in new for step in job.skipped]
     )
 
@@ -201,19 +221,10 @@ def _owner(job: NewJob) -> Owner:
 
 async def insert_steps(
     connection: Connection,
-    owner: Owner,
-    steps: Sequence[NewStep],
-    released: Sequence[bool],
-) -> None:
-    """Write steps of a job as queued, held or released."""
-    await _insert_steps(connection, [(owner, step) for step in steps], released)
-
-
-async def _insert_steps(
-    connection: Connection,
     owned: Sequence[tuple[Owner, NewStep]],
     released: Sequence[bool],
 ) -> None:
+    """Write steps of one or more jobs as queued, held or released."""
     if owned:
         await connection.execute(
             _INSERT_STEPS,
@@ -234,15 +245,9 @@ async def _insert_steps(
 
 
 async def insert_skipped(
-    connection: Connection, owner: Owner, skipped: Sequence[tuple[str, str]]
-) -> None:
-    """Write steps of a job, by path and kind, that `plan()` passed over."""
-    await _insert_skipped(connection, [(owner, *step) for step in skipped])
-
-
-async def _insert_skipped(
     connection: Connection, owned: Sequence[tuple[Owner, str, str]]
 ) -> None:
+    """Write steps of one or more jobs, by path and kind, that `plan()` passed over."""
     if owned:
         await connection.execute(
             _INSERT_SKIPPED,
@@ -262,9 +267,16 @@ def _columns(owners: Sequence[Owner]) -> tuple[list[UUID], list[str], list[int]]
 
 async def lock(connection: Connection, job: UUID) -> LockedJob | None:
     """Lock the job's row until the transaction ends. Always before its steps."""
-    row = await connection.fetchrow(_LOCK, job)
-    if row is None:
-        return None
+    return (await lock_all(connection, [job])).get(job)
+
+
+async def lock_all(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, LockedJob]:
+    """Lock several, in the order that everybody takes who locks more than one."""
+    rows = await connection.fetch(_LOCK, list(ids))
+    return {row["id"]: _locked(row) for row in rows}
+
+
+def _locked(row: asyncpg.Record) -> LockedJob:
     columns = dict(row)
     return LockedJob(priority=columns.pop("class"), **columns)
 
@@ -323,14 +335,10 @@ async def ended(connection: Connection, job: UUID) -> str | None:
     return str(found) if found else None
 
 
-async def succeed(connection: Connection, job: LockedJob, output: str) -> None:
-    """The good end, with the chain's output (JSON)."""
-    await connection.execute(
-        "insert into payloads (job_id, path, kind, body) values ($1, '', 'output', $2)",
-        job.id,
-        output,
-    )
-    await connection.execute(_END, job.id, "succeeded", None)
+async def succeed(connection: Connection, outputs: Mapping[UUID, str]) -> None:
+    """The good end of jobs, each with its chain's output (JSON)."""
+    if outputs:
+        await connection.execute(_SUCCEED, list(outputs), list(outputs.values()))
 
 
 async def ending_failure(connection: Connection, job: UUID) -> Failure | None:

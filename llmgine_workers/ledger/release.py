@@ -124,16 +124,22 @@ insert into tenant_load select tenant, sum(n) from unfinished
 where state in ('queued', 'waiting') group by tenant
 """
 
+# Whom somebody has locked is being claimed, so its hint is not lost.
 _LOST = """
-update steps set released_at = null
-where pool = $1 and state = 'queued'
-  and released_at < now() - $2 * interval '1 second'
-  and ($3 or released_at < (
-      select max(released_at) from steps
-      where pool = $1 and state = 'running'
-        and started_at > now() - interval '5 minutes'
-  ) - $2 * interval '1 second')
-returning job_id
+with lost as materialized (
+    select job_id, path from steps
+    where pool = $1 and state = 'queued'
+      and released_at < now() - $2 * interval '1 second'
+      and ($3 or released_at < (
+          select max(released_at) from steps
+          where pool = $1 and state = 'running'
+            and started_at > now() - interval '5 minutes'
+      ) - $2 * interval '1 second')
+    for update skip locked
+)
+update steps s set released_at = null
+from lost where s.job_id = lost.job_id and s.path = lost.path
+returning s.job_id
 """
 
 

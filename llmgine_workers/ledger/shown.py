@@ -43,8 +43,8 @@ def job(row: asyncpg.Record) -> dict[str, Any]:
         "output": value(row["output"]),
         "error": row["failure"] if row["shown"] == "failed" else None,
         "progress": _progress(row),
-        "usage": _usage(row),
-        "cost_usd": _cost(row),
+        "usage": usage(row),
+        "cost_usd": cost(row),
         "possible_duplicate_usd": None if row["doubt_unpriced"] else usd(row["doubt"]),
         "options": _options(row),
         "created_at": rfc3339(row["created_at"]),
@@ -65,7 +65,7 @@ def batch(row: asyncpg.Record) -> dict[str, Any]:
         "id": str(row["id"]),
         "total": row["total"],
         "counts": {state: row[state] for state in JOB_STATES},
-        "cost_usd": _cost(row),
+        "cost_usd": cost(row),
         "created_at": rfc3339(row["created_at"]),
     }
 
@@ -105,8 +105,8 @@ def step(row: asyncpg.Record) -> dict[str, Any]:
         "finish_reason": row["finish_reason"],
         "model": row["model"],
         "why": row["why"],
-        "usage": _usage(row),
-        "cost_usd": _cost(row),
+        "usage": usage(row),
+        "cost_usd": cost(row),
         "simulated": row["made_up"],
     }
 
@@ -137,11 +137,13 @@ def _waiting(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def _usage(row: asyncpg.Record) -> dict[str, int]:
+def usage(row: asyncpg.Record) -> dict[str, int]:
+    """The sums over attempts."""
     return {"calls": row["model_calls"], **{name: row[name] for name in TOKENS}}
 
 
-def _cost(row: asyncpg.Record) -> float | None:
+def cost(row: asyncpg.Record) -> float | None:
+    """In dollars; None while a part of it is unknown."""
     return None if row["unpriced"] else usd(row["cost"])
 
 

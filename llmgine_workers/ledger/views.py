@@ -27,7 +27,7 @@ _DAY_OF_IDS = 86_400_000 << 80
 """How far UUIDv7s of two moments a day apart are from each other."""
 
 _SUMS = ", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in TOKENS)
-_SPENT = f"""
+SPENT = f"""
     select count(model) as model_calls, {_SUMS},
            coalesce(sum(cost), 0)::bigint as cost,
            coalesce(bool_or(cost is null and state not in ('started', 'ambiguous')),
@@ -38,6 +38,7 @@ _SPENT = f"""
            coalesce(bool_or(simulated), false) as made_up
     from attempts
 """
+"""What the attempts of a job, or of a step, used and cost."""
 
 _COUNTS = ", ".join(
     f"count(*) filter (where state = '{state}') as {state}" for state in STEP_STATES
@@ -64,7 +65,7 @@ select j.*, p.*, s.*, w.*, {_SHOWN_STATE} as shown, i.body as inputs, o.body as 
         and j.state = 'failed' and {letters} limit 1) as dead_letter
 from {source} j
 cross join lateral ({_PROGRESS} where job_id = {job}) p
-cross join lateral ({_SPENT} where job_id = {job}) s
+cross join lateral ({SPENT} where job_id = {job}) s
 left join lateral (select reason, detail, waiting_since, wake_at from steps
                    where job_id = {job} and state = 'waiting'
                    order by wake_at limit 1) w on true
@@ -77,7 +78,7 @@ def _select_steps(more: str = "") -> str:
     return f"""
 select st.*, s.*, o.body as output {more}
 from steps st
-cross join lateral ({_SPENT} where job_id = $1 and path = st.path) s
+cross join lateral ({SPENT} where job_id = $1 and path = st.path) s
 left join payloads o on o.job_id = $1 and o.path = st.path and o.kind = 'output'
 where st.job_id = $1 and ($2::text is null or st.tenant = $2)
 """
@@ -133,7 +134,7 @@ select b.*, t.* from batches b cross join lateral (
     from (
         select {_SHOWN_STATE} as shown, s.cost, s.unpriced from jobs j
         cross join lateral ({_PROGRESS} where job_id = j.id) p
-        cross join lateral ({_SPENT} where job_id = j.id) s
+        cross join lateral ({SPENT} where job_id = j.id) s
         where j.batch = $1 and j.id >= $3 and j.id < $4
     ) one
 ) t where b.id = $1 and b.tenant = $2
@@ -222,13 +223,6 @@ async def job(ledger: Ledger, tenant: str | None, job_id: UUID) -> dict[str, Any
     async with ledger.connection() as connection:
         row = await connection.fetchrow(_ONE_JOB, job_id, tenant, since)
     return shown.job(row) if row else None
-
-
-async def outcome(ledger: Ledger, job_id: UUID) -> dict[str, Any] | None:
-    """How a job of any tenant stands: the fields of the fact `job.finished`."""
-    found = await job(ledger, None, job_id)
-    names = ("state", "output", "error", "usage", "cost_usd", "dead_letter")
-    return {name: found[name] for name in names} if found else None
 
 
 async def has_ended(ledger: Ledger, job_id: UUID) -> bool:

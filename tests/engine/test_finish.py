@@ -85,14 +85,14 @@ async def test_a_wide_jobs_finishes_are_gathered(
     wide = parallel("all", *(llm(f"s{n}") for n in range(width)))
     job = await line.submit(chain(wide))
     locks = 0
-    lock = jobs.lock
+    lock = jobs.lock_all
 
     async def counted(*args: Any) -> Any:
         nonlocal locks
         locks += 1
         return await lock(*args)
 
-    monkeypatch.setattr(jobs, "lock", counted)
+    monkeypatch.setattr(jobs, "lock_all", counted)
     line.provider.hold()
     running = [
         asyncio.create_task(run_step(rt, job, f"all.s{n}.s{n}")) for n in range(width)
@@ -156,10 +156,10 @@ async def test_a_bug_in_planning_keeps_the_result_too(
 def refusing_outputs(error: Exception) -> Callable[..., Any]:
     settle = steps.settle
 
-    async def refuse(connection: Any, one: Any, state: str) -> bool:
-        if one.output is not None:
+    async def refuse(connection: Any, ends: Any) -> list[bool]:
+        if any(one.output is not None for one, _ in ends):
             raise error
-        return await settle(connection, one, state)
+        return await settle(connection, ends)
 
     return refuse
 

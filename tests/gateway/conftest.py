@@ -126,8 +126,7 @@ class Live:
     async def succeed(self, job: UUID, output: str = "Prices rose", **told: bool) -> None:
         """End the job in the ledger, and tell it to its stream unless `told=False`."""
         async with self.rt.ledger.transaction() as connection:
-            locked = await jobs.lock(connection, job)
-            assert locked is not None
+            assert await jobs.lock(connection, job)
             await connection.execute(
                 "update steps set state = 'succeeded', started_at = now(), "
                 "finished_at = now() where job_id = $1",
@@ -137,7 +136,7 @@ class Live:
                 "insert into payloads values ($1, 'draft', 'output', $2)",
                 job, orjson.dumps({"output": output, "text": output}).decode(),
             )  # fmt: skip
-            await jobs.succeed(connection, locked, orjson.dumps(output).decode())
+            await jobs.succeed(connection, {job: orjson.dumps(output).decode()})
         if told.get("told", True):
             await self.rt.events.emit(
                 facts.JobFinished(

@@ -16,7 +16,8 @@ from llmgine_workers import clock
 from llmgine_workers.ephemeral.breaker_store import BreakerStore
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.ephemeral.pauses import Pauses
-from llmgine_workers.ledger import release, steps, workers
+from llmgine_workers.ledger import attempts, release, steps, workers
+from llmgine_workers.ledger.attempts import Opening
 from llmgine_workers.ledger.overview import PoolSeen
 from llmgine_workers.ledger.records import StepKey
 from llmgine_workers.ledger.views import OpenStep
@@ -117,11 +118,10 @@ async def test_a_job_is_explained_from_its_queue_to_its_end(
         await connection.execute(
             "update steps set state = 'queued', wake_at = null where job_id = $1", job
         )
-    hinted = await steps.read(ledger, key)
+    (hinted,) = await steps.read(ledger, [key])
     assert hinted
-    assert await steps.claim(
-        ledger, hinted, worker, clock.uuid7(), simulated=True, reserved=None
-    )
+    wanted = Opening(hinted, worker, clock.uuid7(), simulated=True, reserved=None)
+    assert all(await attempts.claim(ledger, [wanted]))
     running = await sentence(live, seat, job)
     assert running.startswith("Step draft has been running in the pool openai since 2")
     assert running.endswith(", in call 1.")

@@ -9,12 +9,22 @@ from uuid import UUID, uuid4
 
 from llmgine_workers import clock
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import jobs, letters, release, steps, sweep, workers
+from llmgine_workers.ledger import (
+    attempts,
+    jobs,
+    letters,
+    release,
+    steps,
+    sweep,
+    workers,
+)
+from llmgine_workers.ledger.attempts import Opening
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.records import (
     Billed,
     Claim,
     Finish,
+    Hinted,
     LockedJob,
     NewJob,
     NewStep,
@@ -78,16 +88,19 @@ class Place:
         reserved: int | None = 500,
     ) -> Claim | None:
         """Read and claim a step as a worker does; None if it is not to be had."""
-        hinted = await steps.read(self.ledger, key)
+        hinted = await self.hinted(key)
         assert hinted is not None
-        return await steps.claim(
-            self.ledger,
-            hinted,
-            worker,
-            claim_id or steps.new_claim_id(),
-            simulated=False,
-            reserved=reserved,
-        )
+        claim_id = claim_id or attempts.new_claim_id()
+        wanted = Opening(hinted, worker, claim_id, simulated=False, reserved=reserved)
+        if hinted.has_budget:
+            return await attempts.claim_within_budget(self.ledger, wanted)
+        (claim,) = await attempts.claim(self.ledger, [wanted])
+        return claim
+
+    async def hinted(self, key: StepKey) -> Hinted | None:
+        """What a hint to a step finds."""
+        (found,) = await steps.read(self.ledger, [key])
+        return found
 
     async def claimed(self, key: StepKey, worker: UUID | None = None) -> Claim:
         """A claim that must succeed."""
@@ -100,7 +113,8 @@ class Place:
         finish = Finish(claim, state, more.pop("billed", PAID), **more)
         async with self.ledger.transaction() as connection:
             assert await jobs.lock(connection, claim.key.job)
-            return await steps.settle(connection, finish, state)
+            (settled,) = await steps.settle(connection, [(finish, state)])
+            return settled
 
     async def end(self, job: UUID, end: str, failure: Failure | None) -> sweep.Taken:
         """Row 15, which must take."""

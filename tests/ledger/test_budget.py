@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import steps
+from llmgine_workers.ledger import attempts, steps
+from llmgine_workers.ledger.attempts import Closing, NoRoom, Opening
 from llmgine_workers.ledger.records import Billed, Claim, StepKey
 from tests.ledger.rows import Place
 
@@ -16,17 +17,17 @@ pytestmark = pytest.mark.integration
 
 async def claimed_all(
     place: Place, keys: list[StepKey], reserved: int
-) -> tuple[list[Claim], list[steps.NoRoom]]:
+) -> tuple[list[Claim], list[NoRoom]]:
     worker = await place.worker()
     found = await asyncio.gather(
         *(place.claim(key, worker, reserved=reserved) for key in keys),
         return_exceptions=True,
     )
-    unexpected = [f for f in found if not isinstance(f, Claim | steps.NoRoom)]
+    unexpected = [f for f in found if not isinstance(f, Claim | NoRoom)]
     assert unexpected == []
     return (
         [f for f in found if isinstance(f, Claim)],
-        [f for f in found if isinstance(f, steps.NoRoom)],
+        [f for f in found if isinstance(f, NoRoom)],
     )
 
 
@@ -50,11 +51,11 @@ async def test_what_a_call_did_not_use_is_room_again(place: Place) -> None:
     worker = await place.worker()
     claim = await place.claim(first, worker, reserved=900)
     assert claim
-    with pytest.raises(steps.NoRoom):
+    with pytest.raises(NoRoom):
         await place.claim(second, worker, reserved=200)
     await place.settle(claim, output='"x"', billed=Billed(cost=100))
     assert await place.claim(second, worker, reserved=900)
-    with pytest.raises(steps.NoRoom) as no_room:
+    with pytest.raises(NoRoom) as no_room:
         await place.claim(third, worker, reserved=1)
     assert no_room.value.calling == 1
 
@@ -65,7 +66,7 @@ async def test_no_room_and_nobody_calling_means_that_waiting_is_no_use(
     first, second = await wide_job(place, 2, 1000)
     claim = await place.claimed(first)
     await place.settle(claim, output='"x"', billed=Billed(cost=950))
-    with pytest.raises(steps.NoRoom) as no_room:
+    with pytest.raises(NoRoom) as no_room:
         await place.claim(second, await place.worker(), reserved=51)
     assert no_room.value.calling == 0
     assert await place.claim(second, await place.worker(), reserved=50)
@@ -77,7 +78,7 @@ async def test_a_crashed_calls_reservation_stays_spent(place: Place) -> None:
     assert await place.claim(key, worker, reserved=600)
     await place.die(worker)
     await place.take_back(worker)
-    with pytest.raises(steps.NoRoom) as no_room:
+    with pytest.raises(NoRoom) as no_room:
         await place.claim(key, next_worker, reserved=600)
     assert no_room.value.calling == 0
     assert await place.claim(key, next_worker, reserved=400)
@@ -91,7 +92,7 @@ async def test_a_zombies_bill_does_not_free_what_it_reserved(place: Place) -> No
     await place.die(worker)
     await place.take_back(worker)
     await place.settle(zombie, billed=Billed(cost=10))
-    with pytest.raises(steps.NoRoom):
+    with pytest.raises(NoRoom):
         await place.claim(key, await place.worker(), reserved=600)
 
 
@@ -117,14 +118,14 @@ async def test_a_further_call_in_place_needs_room_of_its_own(place: Place) -> No
     worker = await place.worker()
     claim = await place.claim(first, worker, reserved=600)
     assert claim
-    await steps.close_attempt(place.ledger, claim, "failed", Billed(cost=0), None)
+    await attempts.close(place.ledger, [Closing(claim, "failed", Billed(cost=0), None)])
     assert await place.claim(second, worker, reserved=600)
 
-    hinted = await steps.read(place.ledger, first)
+    hinted = await place.hinted(first)
     assert hinted
-    with pytest.raises(steps.NoRoom):
-        await steps.next_attempt(
-            place.ledger, hinted, claim, clock.uuid7(), simulated=False, reserved=600
+    with pytest.raises(NoRoom):
+        await attempts.next_attempt(
+            place.ledger, claim, Opening(hinted, worker, clock.uuid7(), False, 600)
         )
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import history, jobs, steps, workers
+from llmgine_workers.ledger import attempts, history, jobs, steps, workers
+from llmgine_workers.ledger.attempts import Opening
 from llmgine_workers.ledger.records import Claim, Finish, StepKey
 from tests.ledger.rows import OVERLOADED, PAID, Place
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.integration
 async def test_a_claim_opens_its_attempt_in_the_same_statement(place: Place) -> None:
     (key,) = await place.submit(place.step(timeout_s=90.0))
     worker = await place.worker()
-    claim_id = steps.new_claim_id()
+    claim_id = attempts.new_claim_id()
 
     claim = await place.claim(key, worker, claim_id, reserved=700)
 
@@ -47,7 +48,7 @@ async def test_a_claim_whose_answer_was_lost_is_found_again_by_its_id(
     place: Place,
 ) -> None:
     (key,) = await place.submit()
-    worker, claim_id = await place.worker(), steps.new_claim_id()
+    worker, claim_id = await place.worker(), attempts.new_claim_id()
     first = await place.claim(key, worker, claim_id)
     again = await place.claim(key, worker, claim_id)
     assert first is not None
@@ -59,7 +60,7 @@ async def test_a_lost_claim_is_not_found_again_once_it_was_taken_back(
     place: Place,
 ) -> None:
     (key,) = await place.submit()
-    worker, claim_id = await place.worker(), steps.new_claim_id()
+    worker, claim_id = await place.worker(), attempts.new_claim_id()
     await place.claim(key, worker, claim_id)
     await place.die(worker)
     await place.take_back(worker)
@@ -100,7 +101,7 @@ async def test_nothing_but_a_queued_step_of_a_living_job_can_be_claimed(
     key, _ = await place.submit(place.step(), place.step("other"))
     await happens(place, key)
     before = await place.step_row(key)
-    hinted = await steps.read(place.ledger, key)
+    hinted = await place.hinted(key)
     assert hinted is not None
     assert not hinted.runnable
     assert await place.claim(key, await place.worker()) is None
@@ -114,14 +115,11 @@ async def test_a_step_that_is_only_held_may_be_claimed(place: Place) -> None:
 
 async def test_a_step_that_moved_to_another_pool_is_not_claimed(place: Place) -> None:
     (key,) = await place.submit()
-    hinted = await steps.read(place.ledger, key)
+    hinted = await place.hinted(key)
     assert hinted is not None
     await place.rows("update steps set pool = 'moved' where job_id = $1", key.job)
-    claim = await steps.claim(
-        place.ledger, hinted, await place.worker(), clock.uuid7(),
-        simulated=False, reserved=0,
-    )  # fmt: skip
-    assert claim is None
+    wanted = Opening(hinted, await place.worker(), clock.uuid7(), False, 0)
+    assert await attempts.claim(place.ledger, [wanted]) == [None]
 
 
 async def test_a_worker_that_is_declared_dead_claims_nothing(place: Place) -> None:
@@ -138,9 +136,9 @@ async def test_a_worker_that_never_registered_claims_nothing(place: Place) -> No
 
 
 async def test_a_hint_to_nothing_finds_nothing(place: Place) -> None:
-    assert await steps.read(place.ledger, StepKey(clock.uuid7(), "draft")) is None
+    assert await place.hinted(StepKey(clock.uuid7(), "draft")) is None
     (key,) = await place.submit()
-    assert await steps.read(place.ledger, StepKey(key.job, "missing")) is None
+    assert await place.hinted(StepKey(key.job, "missing")) is None
 
 
 async def test_a_refused_step_waits_with_its_reason(place: Place) -> None:
@@ -211,12 +209,10 @@ async def test_after_the_step_was_taken_back_there_is_no_further_call(
 async def next_attempt(
     place: Place, claim: Claim, attempt: UUID | None = None
 ) -> Claim | None:
-    hinted = await steps.read(place.ledger, claim.key)
+    hinted = await place.hinted(claim.key)
     assert hinted is not None
-    fresh = attempt or clock.uuid7()
-    return await steps.next_attempt(
-        place.ledger, hinted, claim, fresh, simulated=False, reserved=500
-    )
+    wanted = Opening(hinted, clock.uuid7(), attempt or clock.uuid7(), False, 500)
+    return await attempts.next_attempt(place.ledger, claim, wanted)
 
 
 async def test_a_stale_fence_writes_its_bill_and_nothing_else(place: Place) -> None:
@@ -237,8 +233,8 @@ async def test_a_stale_fence_writes_its_bill_and_nothing_else(place: Place) -> N
     assert new["state"] == "started"
     assert await place.settle(owner, output='"of the owner"')
     async with place.ledger.connection() as connection:
-        past = await history.read(connection, key.job, with_costs=True)
-    assert past.ended["draft"] == ("succeeded", '"of the owner"', None, 620)
+        past = await history.read(connection, [key.job], with_costs=[key.job])
+    assert past[key.job].ended["draft"] == ("succeeded", '"of the owner"', None, 620)
 
 
 async def test_a_zombies_transient_error_changes_no_state(place: Place) -> None:
@@ -261,9 +257,8 @@ async def test_a_commit_whose_answer_was_lost_is_known_as_ours(place: Place) -> 
     assert await place.settle(claim, output='"once"')
     assert not await place.settle(claim, output='"once"')
     async with place.ledger.connection() as connection:
-        assert await steps.was_settled(connection, claim)
         later = Claim(key, claim.fence + 1, claim.attempt, 1)
-        assert not await steps.was_settled(connection, later)
+        assert await steps.were_settled(connection, [later, claim]) == {claim}
 
 
 async def test_what_is_given_back_is_queued_and_held_without_a_crash(

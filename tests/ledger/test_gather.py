@@ -141,3 +141,17 @@ async def test_more_than_fits_into_memory_is_refused(
         await gatherer(4)
     work.open.set()
     assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+
+async def test_the_end_of_the_process_leaves_nobody_waiting() -> None:
+    class End(BaseException):
+        """What nothing of ours catches."""
+
+    async def ending(items: Sequence[int]) -> list[int]:
+        await asyncio.sleep(0)
+        raise End
+
+    gatherer = Gatherer(ending, at_most=1, flights=1)
+    tasks = await asked(gatherer, [1, 2, 3])
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in found] == [End] * 3

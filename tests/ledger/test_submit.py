@@ -34,10 +34,10 @@ async def test_a_submit_writes_job_steps_and_payloads_together(place: Place) -> 
     assert (b["state"], b["released_at"] is None) == ("queued", True)
     assert (c["state"], c["kind"]) == ("skipped", "map")
     async with place.ledger.connection() as connection:
-        past = await history.read(connection, job.id, with_costs=False)
+        past = (await history.read(connection, [job.id], with_costs=()))[job.id]
     assert past.inputs == '{"text": "x"}'
     assert past.known == {"a", "b", "c"}
-    hinted = await steps.read(place.ledger, StepKey(job.id, "a"))
+    hinted = await place.hinted(StepKey(job.id, "a"))
     assert hinted is not None
     assert hinted.request == '{"messages": []}'
 

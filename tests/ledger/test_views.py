@@ -10,7 +10,7 @@ import pytest
 
 from llmgine_workers import clock, keys
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import api_keys, jobs, shown, steps, views
+from llmgine_workers.ledger import api_keys, jobs, outcomes, shown, steps, views
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.migrate import migrate
 from llmgine_workers.ledger.records import NewJob, NewStep, StepKey
@@ -229,9 +229,7 @@ async def test_a_succeeded_job_shows_its_output(ledger: Ledger, tenant: str) -> 
     job = await submit(ledger, tenant)
     await set_state(ledger, job, "draft", "succeeded")
     async with ledger.transaction() as connection:
-        locked = await jobs.lock(connection, job)
-        assert locked is not None
-        await jobs.succeed(connection, locked, json.dumps("Prices rose ..."))
+        await jobs.succeed(connection, {job: json.dumps("Prices rose ...")})
     found = await look_at(ledger, tenant, job)
     assert (found["state"], found["output"]) == ("succeeded", "Prices rose ...")
     assert found["finished_at"] >= found["started_at"]
@@ -252,11 +250,9 @@ async def test_a_failed_job_shows_its_error_and_its_open_letter(
     assert found["error"] == failure.as_dict()
     assert found["dead_letter"] == str(letter)
     assert found["progress"]["cancelled"] == 1
-    told = await views.outcome(ledger, job)
-    assert told == {
-        name: found[name]
-        for name in ("state", "output", "error", "usage", "cost_usd", "dead_letter")
-    }
+    told = (await outcomes.read(ledger, [job]))[job]
+    assert (told.state, told.output, told.error) == ("failed", None, failure)
+    assert (vars(told.usage), told.cost_usd) == (found["usage"], found["cost_usd"])
 
 
 async def test_a_resolved_letter_is_not_the_jobs_any_more(
