@@ -89,11 +89,13 @@ def _is_object(value: Any) -> str:
 
 Models = Annotated[
     Several[ModelName],
-    BeforeValidator(_one_is_a_list),
+    BeforeValidator(_one_is_a_list, json_schema_input_type=ModelName | list[ModelName]),
     Field(min_length=1, max_length=MAX_MODELS),
 ]
 StopTexts = Annotated[
-    Several[StopText], BeforeValidator(_one_is_a_list), Field(min_length=1, max_length=4)
+    Several[StopText],
+    BeforeValidator(_one_is_a_list, json_schema_input_type=StopText | list[StopText]),
+    Field(min_length=1, max_length=4),
 ]
 Timeout = Annotated[str, AfterValidator(_is_step_timeout)]
 Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]

@@ -242,7 +242,7 @@ def _condition(
     try:
         condition = compiled(value)
     except ConditionRefused as refused:
-        detail = f"{refused.detail} (character {refused.offset + 1})"
+        detail = f"{refused.detail} (character {refused.character})"
         yield Finding(at, "invalid_expression", detail)
         return
     if not gives_list and not condition.may_be_true_or_false:

@@ -38,12 +38,12 @@ _PLACE = re.compile(r"ERROR: <input>:\d+:(\d+): ([^\n]*)")
 
 
 class ConditionRefused(ValueError):
-    """A text that is no condition: the sentence, and the character it is about."""
+    """A text that is no condition: the sentence, and the character (from 1)."""
 
-    def __init__(self, detail: str, offset: int = 0) -> None:
+    def __init__(self, detail: str, character: int = 1) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.offset = offset
+        self.character = character
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ def compiled(text: str) -> Condition:
     bare = _QUOTED.sub(lambda quoted: "'" + " " * (len(quoted[0]) - 2) + "'", text)
     if "+" in bare and _LOOP.search(bare):
         detail = "+ does not go together with all, exists, map or filter"
-        raise ConditionRefused(detail, bare.index("+"))
+        raise ConditionRefused(detail, bare.index("+") + 1)
     try:
         program = _environment().compile(text)
     except RuntimeError as error:
         found = _PLACE.search(str(error))
         detail = found[2] if found else str(error).splitlines()[0]
-        raise ConditionRefused(detail[:200], int(found[1]) - 1 if found else 0) from None
+        raise ConditionRefused(_plainly(detail), int(found[1]) if found else 1) from None
     paths = tuple(dict.fromkeys(_path(match) for match in _PATH.finditer(bare)))
     return Condition(text, paths, program, "+" in bare)
 
@@ -168,6 +168,11 @@ def _kind(value: Json) -> str:
     return {list: "a list", dict: "an object", str: "a text", type(None): "null"}.get(
         type(value), str(value)[:40]
     )
+
+
+def _plainly(message: str) -> str:
+    """Without the list of all that could have stood there, and the evaluator's own."""
+    return re.sub(r" expecting \{.*|\(in container .*", "", message)[:200].strip()
 
 
 def _reason(message: str) -> str:

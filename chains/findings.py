@@ -33,8 +33,9 @@ class Finding:
 
     def __str__(self) -> str:
         place = [str(part) for part in (self.file, self.line, self.column) if part]
+        told = f"{':'.join(place)}: {self.code}: " if place else ""
         pointer = f"{self.pointer}: " if self.pointer else ""
-        return f"{':'.join(place)}{': ' if place else ''}{pointer}{self.detail}"
+        return f"{told}{pointer}{self.detail}"
 
 
 class InvalidChain(ValueError):

@@ -1,4 +1,4 @@
-"""Chains on the command line: lint."""
+"""Chains on the command line: lint, show, schema."""
 
 from __future__ import annotations
 
@@ -35,3 +35,28 @@ def lint(
         raise InvalidChain(findings)
     if not as_json:
         terminal.note(f"{len(files)} in order")
+
+
+@commands.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A chain file.")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw a chain as a Mermaid flowchart."""
+    from chains.drawing import mermaid
+    from llmgine_workers.cli import chain_files
+
+    drawn = mermaid(chain_files.read(file))
+    if as_json:
+        terminal.say_json({"mermaid": drawn})
+    else:
+        terminal.say(drawn.rstrip())
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON Schema of a chain, for editors that complete it."""
+    from chains.json_schema import chain_schema
+
+    terminal.say_json(chain_schema())

@@ -37,7 +37,9 @@ def test_yaml_and_json_of_the_same_chain_are_the_same_chain() -> None:
 def test_a_finding_in_yaml_names_file_line_and_column_of_the_key() -> None:
     (finding,) = refusals(GOOD.replace("prompt", "promt: x\n      prompt"))
     assert (finding.file, finding.line, finding.column) == ("mine.yaml", 6, 7)
-    assert str(finding).startswith("mine.yaml:6:7: /steps/0/llm/promt: not known here")
+    assert str(finding).startswith(
+        "mine.yaml:6:7: unknown_field: /steps/0/llm/promt: not known here"
+    )
 
 
 def test_a_missing_field_is_placed_at_what_lacks_it() -> None:

@@ -69,7 +69,7 @@ def test_a_finding_in_a_file_names_line_and_column(
 ) -> None:
     finding = Finding("/steps/0", "missing", "no kind", file="a.yaml", line=3, column=5)
     conclude(InvalidChain([finding]))
-    assert capsys.readouterr().err == "llmgine: a.yaml:3:5: /steps/0: no kind\n"
+    assert capsys.readouterr().err == "llmgine: a.yaml:3:5: missing: /steps/0: no kind\n"
 
 
 def test_a_defect_shows_no_stack_trace_but_keeps_one(
