@@ -15,6 +15,7 @@ import orjson
 from llmgine_workers.llm import Delta, LlmAnswer, LlmRequest, OnDelta
 from llmgine_workers.providers import failures, wire
 from llmgine_workers.providers.clients import Unsigned, timeouts
+from llmgine_workers.providers.quota import quota_of
 from llmgine_workers.providers.rows import Service
 from llmgine_workers.providers.sse import EventParser, EventTooLong
 from llmgine_workers.providers.verdict import Verdict, request_id
@@ -113,6 +114,7 @@ class HttpProvider:
     ) -> LlmAnswer:
         verdict.status = response.status_code
         verdict.request_id = request_id(response)
+        verdict.quota = quota_of(response.headers)
         if on_delta is None:
             return await self._whole(verdict, response)
         if response.headers.get("content-type", "").startswith("application/json"):

@@ -143,7 +143,7 @@ def _retry_delay(details: Any) -> float | None:
         delay = detail.get("retryDelay") if isinstance(detail, dict) else None
         seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) else None
         if seconds is not None:
-            return _clamped(seconds)
+            return clamped(seconds)
     return None
 
 
@@ -220,14 +220,14 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return _clamped(milliseconds / 1000)
+        return clamped(milliseconds / 1000)
     text = headers.get("retry-after")
     seconds = _number(text)
     if seconds is not None:
-        return _clamped(seconds)
+        return clamped(seconds)
     try:
         moment = parsedate_to_datetime(text or "")
-        return _clamped((moment - clock.now()).total_seconds())
+        return clamped((moment - clock.now()).total_seconds())
     except (ValueError, TypeError):  # no date, or one without a zone
         return None
 
@@ -240,5 +240,6 @@ def _number(text: str | None) -> float | None:
     return None if number != number else number
 
 
-def _clamped(seconds: float) -> float:
+def clamped(seconds: float) -> float:
+    """Between 0 and `MAX_RETRY_AFTER_S`."""
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)

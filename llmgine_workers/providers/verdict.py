@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmgine_workers import prices
 from llmgine_workers.errors import Failure
-from llmgine_workers.llm import CallFailed, LlmAnswer, LlmRequest, Usage
+from llmgine_workers.llm import CallFailed, LlmAnswer, LlmRequest, Quota, Usage
 from llmgine_workers.providers import failures
+from llmgine_workers.providers import quota as quotas
 from llmgine_workers.providers.redaction import readable
 from llmgine_workers.providers.wire import Reading
 
@@ -40,6 +42,7 @@ class Verdict:
     status: int | None = None
     request_id: str | None = None
     begun: bool = False
+    quota: Quota = field(default_factory=Quota)
 
     def answer(self, reading: Reading) -> LlmAnswer:
         """The answer; raises CallFailed for a refusal and for an end without reason."""
@@ -54,6 +57,7 @@ class Verdict:
             usage=reading.usage or self._estimate(reading),
             status=self.status or 0,
             request_id=self.request_id,
+            quota=self.quota,
         )
 
     def failed(
@@ -98,11 +102,10 @@ class Verdict:
         self.status = response.status_code
         self.request_id = request_id(response)
         said = failures.told_by(response.content)
-        asked_s = failures.retry_after_s(response.headers)
         return self.failed(
             failures.code_of(self.status, said),
             self._sentence(self.status, said),
-            retry_after_s=said.retry_after_s if asked_s is None else asked_s,
+            retry_after_s=_come_back_s(response.headers, said),
         )
 
     def _sentence(self, status: int | None, said: failures.Told) -> str:
@@ -138,6 +141,17 @@ class Verdict:
     def _prompts(self) -> list[str]:
         texts = [message.content for message in self.request.messages]
         return [self.request.system or "", *texts]
+
+
+def _come_back_s(headers: Mapping[str, str], said: failures.Told) -> float | None:
+    """When to ask again, by the plainest word that the service gave."""
+    asked_s = failures.retry_after_s(headers)
+    if asked_s is None:
+        asked_s = said.retry_after_s
+    if asked_s is None:
+        reset = quotas.reset_s(headers)
+        asked_s = None if reset is None else failures.clamped(reset)
+    return asked_s
 
 
 def request_id(response: Any) -> str | None:
