@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Literal
 
@@ -35,9 +36,13 @@ FACTS = [
 
 
 async def lines_of(style: Literal["json", "console"]) -> list[str]:
-    lines: list[str] = []
-    await LogLines(style, lines.append).handle(FACTS)
-    return lines
+    written: list[str] = []
+    log = LogLines(style, written.append)
+    for fact in FACTS:
+        await log.handle([fact])
+    await log.close()
+    (together,) = written
+    return together.split("\n")
 
 
 async def test_json_lines_hold_ids_states_and_codes() -> None:
@@ -55,7 +60,7 @@ async def test_console_lines_are_one_line_each() -> None:
     lines = await lines_of("console")
     assert "step.finished" in lines[2]
     assert "provider_rejected" in lines[2]
-    assert not any("\n" in line for line in lines)
+    assert len(lines) == len(FACTS)
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
@@ -70,3 +75,14 @@ def test_what_comes_many_times_a_second_is_not_logged() -> None:
     assert not lines.wants(StepDelta)
     assert not lines.wants(LimitRefused)
     assert lines.wants(StepFinished)
+
+
+async def test_lines_are_written_in_a_moment_without_being_asked_for() -> None:
+    written: asyncio.Queue[str] = asyncio.Queue()
+    log = LogLines("json", written.put_nowait)
+    for _ in range(2):
+        await log.handle(FACTS[:1])
+        async with asyncio.timeout(5):
+            assert json.loads(await written.get())["event"] == "job.queued"
+    await log.close()
+    assert written.empty()
