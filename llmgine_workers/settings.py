@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -127,6 +128,7 @@ class FlowerSettings(_Section):
     listen: str = "127.0.0.1:5555"
     user_env: str = "FLOWER_USER"
     password_env: str = "FLOWER_PASSWORD"  # noqa: S105 - a variable's name
+    url_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_/-]*$")] = ""
 
 
 def _not_yet(value: str) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from llmgine_workers import clock
 from llmgine_workers.engine.edit import Edit, edited
+from llmgine_workers.engine.planning import Models
+from llmgine_workers.engine.registry import Chains
 from llmgine_workers.engine.replay import Order, replay_one
 from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import replays
-from llmgine_workers.ledger.connection import LedgerDown
+from llmgine_workers.ledger.connection import Ledger, LedgerDown
 from llmgine_workers.ledger.replay import Action
 from llmgine_workers.ledger.replays import Chosen, Extent, NewReplay, Seen
 
@@ -62,7 +64,18 @@ class Asked:
         }
 
 
-async def look(rt: Runtime, asked: Asked) -> Extent:
+class Rooms(Protocol):
+    """What it takes to ask for a replay; to carry it out takes a whole runtime."""
+
+    @property
+    def ledger(self) -> Ledger: ...  # noqa: D102
+    @property
+    def chains(self) -> Chains: ...  # noqa: D102
+    @property
+    def models(self) -> Models: ...  # noqa: D102
+
+
+async def look(rt: Rooms, asked: Asked) -> Extent:
     """What it would do. Refusal if it cannot be: bad numbers, an edit that does not fit,
     `not_found` or `already_resolved` if it names letters and none is left."""
     _check_numbers(asked)
@@ -73,7 +86,7 @@ async def look(rt: Runtime, asked: Asked) -> Extent:
     return found
 
 
-async def start(rt: Runtime, asked: Asked) -> UUID:
+async def start(rt: Rooms, asked: Asked) -> UUID:
     """Write the action; the scheduler does the rest. Refusal as for `look`."""
     await look(rt, asked)
     id_ = clock.uuid7()
@@ -86,7 +99,7 @@ async def start(rt: Runtime, asked: Asked) -> UUID:
     return id_
 
 
-async def abort(rt: Runtime, replay: UUID, by: str) -> bool:
+async def abort(rt: Rooms, replay: UUID, by: str) -> bool:
     """Start no more letters; False if it is over. What has begun goes on."""
     async with rt.ledger.transaction() as connection:
         return await replays.end(connection, replay, "aborted", f"aborted by {by}")
@@ -194,7 +207,7 @@ def _check_named(asked: Asked, found: Extent) -> None:
         raise Refusal("already_resolved", "all of these letters are resolved already")
 
 
-async def _check_edit(rt: Runtime, asked: Asked, found: Extent) -> None:
+async def _check_edit(rt: Rooms, asked: Asked, found: Extent) -> None:
     """Every job before any: an edit that fits some of them changes none."""
     if found.total > MAX_EDITED:
         _out_of_range("edit", f"at most {MAX_EDITED} letters, these are {found.total}")

@@ -256,12 +256,14 @@ async def refuse(ledger: Ledger, replay: UUID, letter: UUID, why: str) -> None:
 async def first_letters(
     ledger: Ledger, replay: UUID, limit: int, *, state: str | None = None
 ) -> list[dict[str, Any]]:
-    """The first letters of a replay, or of those in one state: letter, job, state and
-    why it was refused."""
+    """The first letters of a replay, or of those in one state: letter, job, the run that
+    it began, state, why it was refused, and the step that had failed."""
     async with ledger.connection() as connection:
         rows = await connection.fetch(
-            "select letter, job_id as job, state, refused from replay_letters "
-            "where replay = $1 and ($2::text is null or state = $2) order by n limit $3",
+            "select r.letter, r.job_id as job, r.run, r.state, r.refused, l.step "
+            "from replay_letters r left join letters l on l.id = r.letter "
+            "where replay = $1 and ($2::text is null or r.state = $2) "
+            "order by n limit $3",
             replay, state, limit,
         )  # fmt: skip
     return [dict(row) for row in rows]

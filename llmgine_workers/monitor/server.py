@@ -9,23 +9,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
-from flower.app import Flower
+from flower.app import Flower, rewrite_handler
 from flower.options import options
 from flower.urls import settings as web_settings
+from flower.utils import prepend_url
 from tornado.ioloop import IOLoop
+from tornado.routing import URLSpec
+from tornado.web import url
 
 from llmgine_workers.broker import open_broker, topology
 from llmgine_workers.celery_app import Program, make_app
 from llmgine_workers.engine.outcome import Outcome
 from llmgine_workers.errors import ConfigurationError
+from llmgine_workers.ledger import schema
+from llmgine_workers.monitor import letters
 from llmgine_workers.monitor.events import KeptEvents
+from llmgine_workers.monitor.pages import Pages
 from llmgine_workers.monitor.queues import BrokerPage, QueueLengths, Queues, pools
+from llmgine_workers.monitor.rooms import Rooms
 from llmgine_workers.monitor.threads import DaemonThreads
 from llmgine_workers.settings import FlowerSettings, Settings
 
-HANDLERS: list[tuple[str, type[Any]]] = [
-    (r"/broker", BrokerPage),
-    (r"/api/queues/length", QueueLengths),
+HANDLERS: list[URLSpec] = [
+    url(r"/broker", BrokerPage, name="our broker"),
+    url(r"/api/queues/length", QueueLengths),
+    *letters.HANDLERS,
 ]
 """Our pages, asked before Flower's own. One page more is one line more: a handler that
 derives from `flower.views.BaseHandler`, each method under `tornado.web.authenticated`.
@@ -52,12 +60,14 @@ def serve(
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         broker = open_broker(settings.broker.url, settings.broker.prefix)
-        monitor = Monitor(_application(settings), Queues(broker, settings))
+        rooms = Rooms.of(settings, environ, broker)
+        monitor = Monitor(_application(settings), Queues(broker, settings), rooms)
+        runner.run(schema.verify_if_there(rooms.ledger))
         _listen(monitor, settings.flower.listen)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, monitor.stop)
         monitor.start()
-        runner.run(broker.close())
+        runner.run(rooms.close())
 
 
 class Monitor(Flower):  # type: ignore[misc]  # Flower has no annotations
@@ -65,7 +75,7 @@ class Monitor(Flower):  # type: ignore[misc]  # Flower has no annotations
 
     pool_executor_cls = DaemonThreads
 
-    def __init__(self, app: Celery, queues: Queues) -> None:
+    def __init__(self, app: Celery, queues: Queues, rooms: Rooms) -> None:
         io_loop = IOLoop.current()
         events = KeptEvents(
             app,
@@ -74,12 +84,24 @@ class Monitor(Flower):  # type: ignore[misc]  # Flower has no annotations
             max_tasks_in_memory=options.max_tasks,
             max_workers_in_memory=options.max_workers,
         )
-        super().__init__(options, app, events, io_loop, **web_settings)
+        super().__init__(options, app, events, io_loop, **_web_settings())
         self.queues = queues
-        self.add_handlers(r".*", HANDLERS)
+        self.rooms = rooms
+        prefix = options.url_prefix
+        ours = [rewrite_handler(h, prefix) for h in HANDLERS] if prefix else HANDLERS
+        self.add_handlers(r".*", ours)
 
     def log_request(self, handler: Any) -> None:
         """Nothing: open pages ask every second."""
+
+
+def _web_settings() -> dict[str, Any]:
+    """Flower's own, below the prefix, with our templates before its own."""
+    found = {**web_settings, "template_loader": Pages(web_settings["template_path"])}
+    if options.url_prefix:
+        for name in ("login_url", "static_url_prefix"):
+            found[name] = prepend_url(found[name], options.url_prefix)
+    return found
 
 
 def _set_options(
@@ -88,6 +110,7 @@ def _set_options(
     """Flower keeps its options in one object per process, which its views read, too."""
     options.basic_auth = [_credentials(flower, environ)]
     options.read_only = read_only
+    options.url_prefix = flower.url_prefix
     options.max_tasks = MAX_TASKS
     options.purge_offline_workers = FORGET_WORKERS_S
     options.tasks_columns = COLUMNS

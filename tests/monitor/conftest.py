@@ -59,8 +59,8 @@ async def new_flower(tmp_path: Path) -> AsyncIterator[Callable[..., Flower]]:
     """Makes further Flowers, not started: `new_flower(url)`."""
     made: list[Flower] = []
 
-    def make(url: str, prefix: str = "llmgine", listen: str = "") -> Flower:
-        made.append(Flower(tmp_path, url, prefix, listen))
+    def make(url: str, prefix: str = "llmgine", listen: str = "", **more: str) -> Flower:
+        made.append(Flower(tmp_path, url, prefix, listen, **more))
         return made[-1]
 
     yield make

@@ -25,11 +25,13 @@ from llmgine_workers.broker.messages import hint
 USER, PASSWORD = "operator", "a password nobody guesses"
 SETTINGS = """
 broker = {{url = "{url}", prefix = "{prefix}"}}
-flower = {{listen = "{listen}"}}
+ledger = {{url = "{ledger}"}}
+flower = {{listen = "{listen}", url_prefix = "{below}"}}
 [providers.openai]
 [providers.anthropic]
 """
 CHAIN = "summarize"
+NO_LEDGER = "postgresql://127.0.0.1:9/nobody"
 
 Result = TypeVar("Result")
 
@@ -48,12 +50,23 @@ async def soon(
 class Flower:
     """`llmgine flower` as a process; provider keys are not in its environment."""
 
-    def __init__(self, directory: Path, url: str, prefix: str, listen: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        prefix: str,
+        listen: str = "",
+        *,
+        ledger: str = NO_LEDGER,
+        below: str = "",
+    ) -> None:
         self.listen = listen or f"127.0.0.1:{free_port()}"
         self.log = directory / f"{prefix}-{uuid4().hex[:6]}.log"
         self._config = self.log.with_suffix(".toml")
         self._config.write_text(
-            SETTINGS.format(url=url, prefix=prefix, listen=self.listen)
+            SETTINGS.format(
+                url=url, prefix=prefix, listen=self.listen, ledger=ledger, below=below
+            )
         )
         self.client = httpx2.AsyncClient(
             base_url=f"http://{self.listen}",
