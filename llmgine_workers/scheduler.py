@@ -107,6 +107,7 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         ("wake", WAKE_S, partial(release.wake, rt.ledger)),
         ("watch workers", EACH_SECOND, partial(upkeep.watch_workers, rt, Watch())),
         ("lost steps", EACH_SECOND, partial(upkeep.take_back_lost_steps, rt)),
+        ("budgets", EACH_SECOND, partial(upkeep.wake_for_budgets, rt)),
         ("expire", EACH_SECOND, partial(upkeep.expire_jobs, rt)),
         ("endings", EACH_SECOND, partial(upkeep.settle_endings, rt)),
         ("count load", EACH_SECOND, partial(release.count_load, rt.ledger)),

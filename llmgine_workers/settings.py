@@ -206,8 +206,26 @@ class Rate(_Section):
     window_s: Annotated[float, Field(ge=1, le=86400)]
 
 
+class Money(_Section):
+    """So many micro-dollars in any window of that length (seconds)."""
+
+    micro: Annotated[int, Field(ge=1, le=10**15)]
+    window_s: Annotated[float, Field(ge=1, le=31 * 86400)]
+
+
+def _money(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    usd, _, window = value.partition("/")
+    try:
+        micro = round(float(usd) * 1_000_000)
+    except (ValueError, OverflowError):
+        raise ValueError("money is written like 50/1d") from None
+    return {"micro": micro, "window_s": duration.seconds(window)}
+
+
 AMOUNTS = ("requests", "tokens", "input_tokens", "output_tokens", "in_flight")
-"""What a limit can count; a `[[limits]]` names at least one of them."""
+"""What a limit can count in Redis; a `[[limits]]` names one of them, or `usd`."""
 
 _MATCH = r"^(\*|[a-z][a-z0-9_-]*/(\*|[^\s*]+))$"
 _RateOrNone = Annotated[Rate | None, BeforeValidator(_rate)]
@@ -219,7 +237,8 @@ class LimitSettings(_Section):
     Each amount is a limit of its own and all must have room. With `per = "tenant"`
     every tenant has the whole of it. `estimate = "learned"` reserves tokens by what
     calls turned out to use, not by what they can use at most: more of the limit is
-    used, and at times too much.
+    used, and at times too much. `usd` is kept in the ledger; `on_exhausted` says what
+    becomes of a call that has no room in it.
     """
 
     match: Annotated[str, Field(pattern=_MATCH)]
@@ -229,12 +248,15 @@ class LimitSettings(_Section):
     input_tokens: _RateOrNone = None
     output_tokens: _RateOrNone = None
     in_flight: Annotated[int, Field(ge=1)] | None = None
+    usd: Annotated[Money | None, BeforeValidator(_money)] = None
+    on_exhausted: Literal["wait", "refuse"] = "wait"
     estimate: Literal["bound", "learned"] = "bound"
 
     @model_validator(mode="after")
     def _some_amount(self) -> LimitSettings:
-        if all(getattr(self, amount) is None for amount in AMOUNTS):
-            raise ValueError(f"{self.match}: names none of {', '.join(AMOUNTS)}")
+        amounts = (*AMOUNTS, "usd")
+        if all(getattr(self, amount) is None for amount in amounts):
+            raise ValueError(f"{self.match}: names none of {', '.join(amounts)}")
         return self
 
     @property

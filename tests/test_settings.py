@@ -71,6 +71,31 @@ def test_sizes_and_rates_are_read(file: Path) -> None:
     assert limit.requests == Rate(count=600, window_s=60)
 
 
+def test_a_budget_is_dollars_in_a_window(file: Path) -> None:
+    (limit,) = loaded(
+        file, '[[limits]]\nmatch = "*"\nper = "tenant"\nusd = "0.5/1d"\n'
+    ).limits
+    assert limit.usd is not None
+    assert (limit.usd.micro, limit.usd.window_s) == (500_000, 86400)
+    assert (limit.provider, limit.per, limit.on_exhausted) == (None, "tenant", "wait")
+
+
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [
+        ("much/1d", "money is written like 50/1d"),
+        ("50", "usd"),
+        ("0/1d", "greater than or equal to 1"),
+        ("inf/1d", "money is written like 50/1d"),
+        ("1/60d", "less than or equal to"),
+    ],
+)
+def test_a_budget_that_is_none_says_what_is_wrong(
+    file: Path, usd: str, said: str
+) -> None:
+    assert said in refused(file, f'[[limits]]\nmatch = "*"\nusd = "{usd}"\n')
+
+
 def test_variables_lie_over_the_file(file: Path) -> None:
     settings = loaded(
         file,

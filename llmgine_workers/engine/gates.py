@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
+from llmgine_workers import clock
 from llmgine_workers.engine import billing, tell
 from llmgine_workers.engine.bounds import demand_of
 from llmgine_workers.engine.clean import clean_failure
 from llmgine_workers.engine.visit import Answer, NotOurs, Refused, Visit
 from llmgine_workers.errors import Failure, StepFailed
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import attempts
+from llmgine_workers.ledger import attempts, budgets
 from llmgine_workers.ledger.attempts import Closing, NoRoom, Opening
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Claim
@@ -103,8 +104,8 @@ def _quota(visit: Visit) -> Quota | None:
 async def attempt(visit: Visit, call: Next) -> Answer:
     """Claim the step, or open a further attempt under the claim it has (row 6)."""
     bound = billing.upper_bound(visit)
-    if bound is None and visit.step.has_budget:
-        why = f"{visit.step.model} has no known price that max_cost_usd could bound"
+    if bound is None and visit.is_budgeted:
+        why = f"{visit.step.model} has no known price that a budget could bound"
         raise StepFailed(Failure("budget_exhausted", why))
     claim = await _opened(visit, bound)
     if claim is None:
@@ -155,16 +156,53 @@ async def _opened(visit: Visit, reserved: int | None) -> Claim | None:
     if held:
         await _close_failed(visit, held)
     try:
+        if visit.budgets:
+            return await _opened_within(visit, wanted)
         return await while_away(lambda: _open(rt, held, wanted))
     except NoRoom as no_room:
-        if no_room.calling:
-            raise Refused("budget", str(no_room), BUDGET_WAIT_S) from None
-        raise StepFailed(
-            Failure(
-                "budget_exhausted",
-                "max_cost_usd has no room for this call's upper bound",
+        raise _no_room(no_room) from None
+
+
+async def _opened_within(visit: Visit, wanted: Opening) -> Claim | None:
+    """The same, with the budgets of the settings that count it."""
+    ledger, held, mine = visit.rt.ledger, visit.claim, visit.budgets
+    try:
+        claim, told = await while_away(
+            lambda: (
+                budgets.next_attempt(ledger, held, wanted, mine)
+                if held
+                else budgets.claim(ledger, wanted, mine)
             )
-        ) from None
+        )
+    except budgets.Exhausted as exhausted:
+        if exhausted.is_news:
+            await _tell_budget(visit, exhausted.told)
+        raise _exhausted(exhausted) from None
+    for one in told:
+        await _tell_budget(visit, one)
+    return claim
+
+
+def _exhausted(exhausted: budgets.Exhausted) -> Refused | StepFailed:
+    until = exhausted.until
+    if until is None or exhausted.told.budget.refuses:
+        return StepFailed(Failure("budget_exhausted", str(exhausted)))
+    delay_s = max(BUDGET_WAIT_S, (until - clock.now()).total_seconds())
+    return Refused("budget", str(exhausted), delay_s)
+
+
+def _no_room(no_room: NoRoom) -> Refused | StepFailed:
+    if no_room.calling:
+        return Refused("budget", str(no_room), BUDGET_WAIT_S)
+    why = "max_cost_usd has no room for this call's upper bound"
+    return StepFailed(Failure("budget_exhausted", why))
+
+
+async def _tell_budget(visit: Visit, told: budgets.Told) -> None:
+    one = told.budget
+    await visit.rt.events.emit(
+        facts.BudgetUsed(one.name, told.percent, told.used / 1e6, one.micro / 1e6)
+    )
 
 
 def _open(

@@ -27,7 +27,7 @@ def request_of(visit: Visit) -> LlmRequest:
 
 def _needs_bound(visit: Visit) -> bool:
     rules = visit.rt.admission.rules
-    return visit.step.has_budget or rules.bounds_output(visit.step.model or "")
+    return visit.is_budgeted or rules.bounds_output(visit.step.model or "")
 
 
 def headers_of(visit: Visit) -> dict[str, str]:

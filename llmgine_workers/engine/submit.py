@@ -16,7 +16,7 @@ from llmgine_workers.engine.checking import ChosenChains, check
 from llmgine_workers.engine.hints import released_of
 from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import idempotency, jobs
+from llmgine_workers.ledger import budgets, idempotency, jobs
 from llmgine_workers.ledger.idempotency import KeyTaken
 from llmgine_workers.ledger.jobs import Batch
 from llmgine_workers.ledger.records import NewJob
@@ -83,6 +83,7 @@ async def submit(
     try:
         chosen = ChosenChains(rt)
         job = check(rt, tenant, request, await chosen.of(request), clock.uuid7())
+        await _check_budgets(rt, tenant, [job])
         await _check_room(rt, tenant, [job])
         await chosen.store()
         released = _released(rt, tenant, [job])
@@ -107,6 +108,7 @@ async def submit_batch(
         made = await _checked(rt, tenant, requests, chosen)
         made = [replace(job, batch=batch) for job in made]
         await _check_room(rt, tenant, made)
+        await _check_budgets(rt, tenant, made)
         await chosen.store()
         released = _released(rt, tenant, made)
         await jobs.insert_batch(rt.ledger, Batch(batch, tenant, made), released, key)
@@ -163,6 +165,16 @@ async def _check_room(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:
             "tenant_queue_full",
             f"{queued} steps of {tenant} are waiting, at most {most} may",
         )
+
+
+async def _check_budgets(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:
+    """Only for budgets that refuse (`on_exhausted`): the others let a job wait."""
+    models = {step.model for job in new for step in job.steps if step.model}
+    for model in sorted(models):
+        of_model = budgets.budgets_of(rt.settings.limits, tenant, model)
+        used_up = await budgets.refusing(rt.ledger, of_model)
+        if used_up:
+            raise Refusal("budget_exhausted", f"the budget {used_up} is used up")
 
 
 def _released(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> list[bool]:

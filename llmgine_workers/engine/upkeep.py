@@ -9,7 +9,7 @@ from llmgine_workers.engine.release_gate import RoomGate
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import partitions, release, sweep, workers
+from llmgine_workers.ledger import budgets, partitions, release, sweep, workers
 from llmgine_workers.ledger.records import Billed, Finish
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ async def release_steps(rt: Runtime, admission: Admission, pool: str) -> None:
     released = await release.tick(rt.ledger, pool, window, admitted, gate, weights)
     if released:
         rt.hints.offer(released)
+
+
+async def wake_for_budgets(rt: Runtime) -> None:
+    """Row 14 for steps that wait for money, as soon as their budget has room."""
+    rules = budgets.by_rule(rt.settings.limits)
+    if rules:
+        await budgets.wake(rt.ledger, rules)
 
 
 async def find_lost_hints(rt: Runtime, pool: str) -> None:

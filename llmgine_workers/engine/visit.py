@@ -12,6 +12,7 @@ from uuid import UUID
 
 from llmgine_workers import clock
 from llmgine_workers.errors import Failure, LlmgineError
+from llmgine_workers.ledger.budgets import Budget, budgets_of
 from llmgine_workers.ledger.records import Billed, Claim, Hinted, StepKey
 from llmgine_workers.llm import LlmAnswer
 
@@ -78,6 +79,19 @@ class Visit:
         if self.claim is None:
             raise AssertionError("no gate lets an unclaimed step through to its call")
         return self.claim
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets of the settings that count this call."""
+        if self.step.kind != "llm":
+            return ()
+        limits = self.rt.settings.limits
+        return budgets_of(limits, self.step.tenant, self.step.model or "")
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether it must be known before the call what it can cost."""
+        return self.step.has_budget or bool(self.budgets)
 
     @property
     def seconds_left(self) -> float:

@@ -221,6 +221,18 @@ class LimitOvershot(Fact):
 
 
 @dataclass(frozen=True)
+class BudgetUsed(Fact):
+    """For handlers: 50, 80 or 100 percent of a budget are spent or reserved; 100 also
+    when a call found no room. Each once, until less than 50 are."""
+
+    type = "budget.used"
+    budget: str
+    percent: int
+    used_usd: float
+    limit_usd: float
+
+
+@dataclass(frozen=True)
 class LimitsLocal(Fact):
     """For handlers: Redis is away; this process goes by its own share of the limits."""
 

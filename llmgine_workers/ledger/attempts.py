@@ -137,15 +137,15 @@ async def claim(ledger: Ledger, wanted: Sequence[Opening]) -> list[Claim | None]
     after a lost answer finds the same claims.
     """
     async with ledger.connection() as connection:
-        return await _claim(connection, wanted)
+        return await open_all(connection, wanted)
 
 
 async def claim_within_budget(ledger: Ledger, wanted: Opening) -> Claim | None:
     """The same for one step of a job with `max_cost`; NoRoom if that is used up."""
     async with ledger.transaction() as connection:
         job, reserved = wanted.step.key.job, wanted.reserved or 0
-        await _find_room(connection, job, wanted.claim_id, reserved)
-        (found,) = await _claim(connection, [wanted])
+        await find_room(connection, job, wanted.claim_id, reserved)
+        (found,) = await open_all(connection, [wanted])
         return found
 
 
@@ -158,12 +158,20 @@ async def next_attempt(ledger: Ledger, held: Claim, wanted: Opening) -> Claim | 
     async with ledger.transaction() as connection:
         if step.has_budget:
             reserved = wanted.reserved or 0
-            await _find_room(connection, step.key.job, wanted.claim_id, reserved)
-        n = await connection.fetchval(
-            _AGAIN,
-            step.key.job, step.key.path, held.fence, wanted.claim_id, step.run,
-            wanted.simulated, wanted.reserved,
-        )  # fmt: skip
+            await find_room(connection, step.key.job, wanted.claim_id, reserved)
+        return await open_again(connection, held, wanted)
+
+
+async def open_again(
+    connection: Connection, held: Claim, wanted: Opening
+) -> Claim | None:
+    """A further call inside a transaction that has found room for it."""
+    step = wanted.step
+    n = await connection.fetchval(
+        _AGAIN,
+        step.key.job, step.key.path, held.fence, wanted.claim_id, step.run,
+        wanted.simulated, wanted.reserved,
+    )  # fmt: skip
     return Claim(held.key, held.fence, wanted.claim_id, n) if n else None
 
 
@@ -189,7 +197,10 @@ def new_claim_id() -> UUID:
     return clock.uuid7()
 
 
-async def _claim(connection: Connection, wanted: Sequence[Opening]) -> list[Claim | None]:
+async def open_all(
+    connection: Connection, wanted: Sequence[Opening]
+) -> list[Claim | None]:
+    """Claim inside a transaction that has found room for all of them."""
     rows = await connection.fetch(
         _CLAIM,
         [one.step.key.job for one in wanted],
@@ -219,16 +230,23 @@ def _row(one: Closing) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-async def _find_room(
+async def has_attempt(connection: Connection, job: UUID, attempt: UUID) -> bool:
+    """Whether an earlier commit of ours, with its answer lost, has opened it already."""
+    return bool(
+        await connection.fetchval(
+            "select exists (select from attempts where job_id = $1 and id = $2)",
+            job, attempt,
+        )
+    )  # fmt: skip
+
+
+async def find_room(
     connection: Connection, job: UUID, claim_id: UUID, reserved: int
 ) -> None:
+    """Room in the job's own budget, whose row is locked from now on; else NoRoom."""
     # Apart from the sum: one statement would lock now and add up what was before.
     await connection.execute("select from jobs where id = $1 for update", job)
-    if await connection.fetchval(
-        "select exists (select from attempts where job_id = $1 and id = $2)",
-        job,
-        claim_id,
-    ):
+    if await has_attempt(connection, job, claim_id):
         return
     row = await connection.fetchrow(_ROOM, job)
     if row and row["room"] < reserved:
