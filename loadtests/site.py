@@ -91,16 +91,20 @@ class Site:
         self.simulator = self._start_simulator()
         self._write_settings()
         subprocess.run(self._llmgine("migrate"), check=True, env=self._environ())
+        self.key = self.key_of("load")
+
+    def key_of(self, tenant: str) -> str:
+        """A new key that may submit and read for a tenant."""
         made = subprocess.run(
             [
-                *self._llmgine("keys", "create", "--tenant", "load", "--json"),
+                *self._llmgine("keys", "create", "--tenant", tenant, "--json"),
                 *("--scope", "submit", "--scope", "read"),
             ],
             check=True,
             env=self._environ(),
             stdout=subprocess.PIPE,
         )
-        self.key = json.loads(made.stdout)["key"]
+        return str(json.loads(made.stdout)["key"])
 
     def start_ours(self, workers: Sequence[str], *options: str) -> None:
         """Gateway, scheduler and a worker for each pool named; returns when ready."""
