@@ -75,7 +75,7 @@ def test_the_list_of_facts_is_the_interfaces() -> None:
     internal = """attempt.started attempt.finished step.claimed step.released
         step.failed_over
         limit.refused limit.overshot limits.local limits.shared
-        gate.closed gate.opened lease.lost publish.failed
+        budget.used gate.closed gate.opened lease.lost publish.failed
         letter.recorded letter.resolved replay.progress worker.started worker.draining
         worker.stopped"""
     assert kinds(JobFact) == set(public.split())
