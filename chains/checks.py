@@ -17,16 +17,16 @@ from chains.names import Names, StepList
 from chains.schema import check_schema, schema_findings
 from chains.template import TemplateRefused, parse
 
-NOT_YET: Mapping[str, str] = {
-    "wait": "a step that waits for time, an event or a person",
+NOT_YET_IN_WAIT: Mapping[str, str] = {
+    "approval": "a wait for a person",
+    "event": "a wait for an event",
 }
-"""Words of a step that the grammar has and this version does not run."""
+"""Words that the grammar has and this version does not run."""
 NOT_YET_IN_LLM: Mapping[str, str] = {
     "tools": "function calling inside an llm step",
     "max_turns": "function calling inside an llm step",
 }
-_FOR_WORK = {"timeout": (*grammar.WORKING, "wait"), "attempts": grammar.WORKING}
-"""Words of a step, and the kinds that know what to do with them."""
+_FOR_WORK = ("timeout", "attempts")
 
 
 def check(document: Mapping[str, Json]) -> list[Finding]:
@@ -116,7 +116,7 @@ class _Steps:
         yield from _texts(tool.get("arguments"), f"{at}/tool/arguments", names)
         if isinstance(step.get("llm"), dict):
             yield from self._llm(step["llm"], f"{at}/llm", names)
-        if wait:
+        if isinstance(step.get("wait"), dict):
             yield from _wait(wait, f"{at}/wait", names)
         yield from self._inner(step, at, names, nesting + 1)
 
@@ -196,7 +196,6 @@ def _given(
 
 
 def _kind_findings(step: dict[str, Json], at: str) -> Iterator[Finding]:
-    yield from _not_yet(step, NOT_YET, at)
     kinds = [kind for kind in grammar.KINDS if step.get(kind) is not None]
     if not kinds:
         detail = f"a step is one of {', '.join(grammar.KINDS)}"
@@ -204,13 +203,14 @@ def _kind_findings(step: dict[str, Json], at: str) -> Iterator[Finding]:
     if len(kinds) > 1:
         detail = f"a step is one thing, this is {' and '.join(kinds)}"
         yield Finding(at, "invalid_value", detail)
-    for word, known_to in _FOR_WORK.items():
-        if len(kinds) == 1 and word in step and kinds[0] not in known_to:
-            detail = f"a {kinds[0]} step has no {word}: write it inside"
+    for word in _FOR_WORK:
+        if len(kinds) == 1 and word in step and kinds[0] not in grammar.WORKING:
+            detail = f"a {kinds[0]} step has no {word}: it is for steps that work"
             yield Finding(f"{at}/{word}", "invalid_value", detail)
 
 
 def _wait(wait: dict[str, Json], at: str, names: Names) -> Iterator[Finding]:
+    yield from _not_yet(wait, NOT_YET_IN_WAIT, at)
     written = [word for word in ("for", "approval", "event") if word in wait]
     if len(written) != 1:
         detail = "a wait is exactly one of for, approval and event"

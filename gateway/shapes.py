@@ -138,7 +138,7 @@ class StepSummary(_Shape):
     """A step without its attempts."""
 
     path: str
-    kind: Literal["llm", "tool"]
+    kind: Literal["llm", "tool", "parallel", "map", "branch", "loop", "chain", "wait"]
     pool: str
     state: StepState
     waiting: Waiting | None

@@ -105,6 +105,7 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
             for p in rt.settings.enabled_providers(rt.environ)
         ),
         ("wake", WAKE_S, partial(release.wake, rt.ledger)),
+        ("waits", WAKE_S, partial(upkeep.end_waits, rt)),
         ("watch workers", EACH_SECOND, partial(upkeep.watch_workers, rt, Watch())),
         ("lost steps", EACH_SECOND, partial(upkeep.take_back_lost_steps, rt)),
         ("budgets", EACH_SECOND, partial(upkeep.wake_for_budgets, rt)),

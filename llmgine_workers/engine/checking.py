@@ -215,7 +215,7 @@ def _unrunnable(rt: Runtime, steps: Iterable[StepFacts], place: str) -> Iterator
 def _check_step(rt: Runtime, step: StepFacts) -> None:
     if step.kind == "llm":
         rt.models.candidates(step.models)
-    elif unknown := _unknown_tool(rt, step.tool or ""):
+    elif step.tool and (unknown := _unknown_tool(rt, step.tool)):
         raise Refusal("unknown_tool", unknown)
 
 

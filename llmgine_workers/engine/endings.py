@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from llmgine_workers import clock
-from llmgine_workers.engine import failover
+from llmgine_workers.engine import failover, tell
 from llmgine_workers.engine.clean import as_json, clean_failure, clean_text
 from llmgine_workers.engine.finish import end_unclaimed
 from llmgine_workers.engine.outcome import Dead, Done, Outcome, Retry, Skip
@@ -93,16 +93,6 @@ async def hand_back(rt: WorkerRuntime, key: StepKey) -> Outcome:
     return Skip("this worker is leaving")
 
 
-def waiting(reason: str, detail: str, until: datetime) -> dict[str, Any]:
-    """The public `waiting` of a step."""
-    return {
-        "reason": reason,
-        "detail": detail,
-        "since": clock.rfc3339(clock.now()),
-        "until": clock.rfc3339(until),
-    }
-
-
 async def _later(
     visit: Visit,
     claim: Claim,
@@ -122,7 +112,9 @@ async def _later(
     until = clock.now() + timedelta(seconds=delay_s)
     await visit.rt.events.emit(
         facts.StepRestarted(claim.key.job, claim.key.path, claim.n, reason),
-        facts.StepWaiting(claim.key.job, claim.key.path, waiting(reason, detail, until)),
+        facts.StepWaiting(
+            claim.key.job, claim.key.path, tell.waiting(reason, detail, until)
+        ),
     )
     return Retry(detail, until)
 

@@ -71,6 +71,9 @@ def new_step(step: ReadyStep, models: Models, max_attempts: int) -> NewStep:
         return NewStep(
             step.path, "tool", TOOLS_POOL, as_json(request), timeout_s, attempts
         )
+    if step.kind == "wait":
+        for_s = step.request["for_s"]
+        return NewStep(step.path, "wait", "", as_json(step.request), for_s, 1)
     candidates = models.candidates(step.models)
     request = {**step.request, "models": candidates, "schema": step.schema}
     bounds = bounds_of(request)

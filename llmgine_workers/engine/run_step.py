@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from llmgine_workers import clock
-from llmgine_workers.engine import endings, failover, pipeline
+from llmgine_workers.engine import endings, failover, pipeline, tell
 from llmgine_workers.engine.outcome import Outcome, Skip, Wait
 from llmgine_workers.engine.planning import parsed
 from llmgine_workers.engine.visit import NotOurs, Refused, Visit
@@ -89,6 +89,6 @@ async def _refused(visit: Visit, refused: Refused) -> Outcome:
         lambda: steps.wait(rt.ledger, key, refused.delay_s, refused.reason, str(refused))
     )
     until = clock.now() + timedelta(seconds=refused.delay_s)
-    waiting = endings.waiting(refused.reason, str(refused), until)
+    waiting = tell.waiting(refused.reason, str(refused), until)
     await rt.events.emit(facts.StepWaiting(key.job, key.path, waiting))
     return Wait(refused.reason, until)

@@ -217,8 +217,5 @@ def _facts(job: NewJob) -> list[facts.JobFact]:
     chain = {"name": job.chain_name, "version": job.chain_version}
     return [
         facts.JobQueued(job.id, chain=chain, metadata=dict(job.metadata)),
-        *(
-            facts.StepQueued(job.id, step.path, step.kind, step.pool)
-            for step in job.steps
-        ),
+        *(tell.begun(job.id, step) for step in job.steps),
     ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
 
+from llmgine_workers import clock
 from llmgine_workers.engine.hints import released_of
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.errors import Failure
@@ -17,7 +19,7 @@ from llmgine_workers.events.facts import Fact
 from llmgine_workers.ledger import outcomes
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.outcomes import Outcome
-from llmgine_workers.ledger.records import Finish
+from llmgine_workers.ledger.records import Finish, NewStep
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.consequence import Consequence
@@ -59,6 +61,25 @@ async def after_commit(rt: Runtime, told: Sequence[Consequence]) -> None:
             await stop_calls(rt, one.job.id)
 
 
+def waiting(reason: str, detail: str, until: datetime) -> dict[str, Any]:
+    """The public `waiting` of a step."""
+    return {
+        "reason": reason,
+        "detail": detail,
+        "since": clock.rfc3339(clock.now()),
+        "until": clock.rfc3339(until),
+    }
+
+
+def begun(job: UUID, step: NewStep) -> facts.StepFact:
+    """A step of a job is there: queued, or waiting if that is all it does."""
+    if step.kind != "wait":
+        return facts.StepQueued(job, step.path, step.kind, step.pool)
+    until = clock.now() + timedelta(seconds=step.timeout_s)
+    why = waiting("timer", "the chain waits here", until)
+    return facts.StepWaiting(job, step.path, why)
+
+
 async def stop_calls(rt: Runtime, job: UUID) -> None:
     """Row 15: the job is ending, its calls are no use any more."""
     with suppress(EphemeralDown):  # the beat tells them within 3 s
@@ -95,7 +116,7 @@ def _progress(told: Consequence) -> Iterator[Fact]:
     for finish, state in told.settled:
         yield _finished(finish, state)
     for step in told.queued:
-        yield facts.StepQueued(told.job.id, step.path, step.kind, step.pool)
+        yield begun(told.job.id, step)
 
 
 def _finished(finish: Finish, state: str) -> facts.StepFinished:

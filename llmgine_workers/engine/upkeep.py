@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmgine_workers.engine import finish, tell
+from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.release_gate import RoomGate
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import budgets, partitions, release, sweep, workers
-from llmgine_workers.ledger.records import Billed, Finish
+from llmgine_workers.ledger import budgets, partitions, release, sweep, waits, workers
+from llmgine_workers.ledger.records import Billed, Claim, Finish
 
 if TYPE_CHECKING:
     from llmgine_workers.ledger.sweep import Taken
@@ -80,6 +82,15 @@ async def _give_up(rt: Runtime, one: sweep.Lost) -> None:
         Finish(one.claim, "failed", Billed(cost=None), failure=failure),
         lambda connection, state: sweep.give_up(connection, one, state, failure),
     )
+
+
+async def end_waits(rt: Runtime) -> None:
+    """A wait is over: its step has succeeded, and what comes after it may begin."""
+    output = as_json({"output": None, "text": None, "model": None})
+    for key in await waits.over(rt.ledger):
+        nobodys = Claim(key, fence=0, attempt=key.job, n=0)
+        over = Finish(nobodys, "succeeded", Billed(), output)
+        await finish.end_unclaimed(rt, over, partial(waits.end, key, output))
 
 
 async def settle_endings(rt: Runtime) -> None:

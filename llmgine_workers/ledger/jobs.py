@@ -48,11 +48,17 @@ with new as (
             model, why, tokens_in, tokens_out, released, models)
 ), step as (
     insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
-                       max_attempts, timeout_s, model, why, tokens_in, tokens_out, models)
-    select job_id, path, kind, pool, tenant, class, 'queued',
+                       max_attempts, timeout_s, model, why, tokens_in, tokens_out, models,
+                       wake_at, waiting_since, reason, detail)
+    select job_id, path, kind, pool, tenant, class,
+           case when waits.until is null then 'queued' else 'waiting' end,
            case when released then now() end, max_attempts, timeout_s, model, why,
-           tokens_in, tokens_out, array(select jsonb_array_elements_text(models::jsonb))
-    from new
+           tokens_in, tokens_out, array(select jsonb_array_elements_text(models::jsonb)),
+           waits.until, waits.since, waits.reason, waits.detail
+    from new left join lateral (
+        select now() + timeout_s * interval '1 second' as until, now() as since,
+               'timer' as reason, 'the chain waits here' as detail
+    ) waits on kind = 'wait'
 )
 insert into payloads (job_id, path, kind, body)
 select job_id, path, 'request', request from new

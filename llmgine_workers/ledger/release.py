@@ -269,7 +269,7 @@ async def wake(ledger: Ledger) -> int:
         done = await connection.execute(
             "update steps set state = 'queued', released_at = null, wake_at = null, "
             "reason = null, detail = null, waiting_since = null "
-            "where state = 'waiting' and wake_at <= now()"
+            "where state = 'waiting' and wake_at <= now() and kind <> 'wait'"
         )
     return int(done.rpartition(" ")[2])
 

@@ -35,7 +35,9 @@ where id = $1
 """
 
 _REOPEN_STEPS = """
-update steps set state = 'queued', released_at = null, wake_at = null, tries = 0,
+update steps set state = case when kind = 'wait' then 'waiting' else 'queued' end,
+    wake_at = case when kind = 'wait' then now() + timeout_s * interval '1 second' end,
+    released_at = null, tries = 0,
     crashes = 0, failure = null, finished_at = null, worker = null,
     model = coalesce(models[1], model), given_up = '{}',
     pool = coalesce(split_part(models[1], '/', 1), pool)

@@ -54,13 +54,23 @@ def test_everything_that_is_wrong_is_told_at_once_whatever_kind_of_wrong_it_is()
     }
 
 
-@pytest.mark.parametrize(("word", "value"), [("wait", {"for": "10m"})])
-def test_a_kind_that_is_not_built_yet_is_refused_by_its_name(
+@pytest.mark.parametrize(("word", "value"), [("approval", "Good?"), ("event", "paid")])
+def test_a_wait_that_is_not_built_yet_is_refused_by_its_name(
     word: str, value: object
 ) -> None:
-    finding = only_finding(written({"name": "later", word: value}))
-    assert (finding.pointer, finding.code) == (f"/steps/0/{word}", "not_supported_yet")
+    finding = only_finding(written({"name": "later", "wait": {word: value}}))
+    assert (finding.pointer, finding.code) == (
+        f"/steps/0/wait/{word}", "not_supported_yet",
+    )  # fmt: skip
     assert finding.detail.startswith(f"{word} (")
+
+
+def test_a_wait_is_for_one_thing_and_not_for_ever() -> None:
+    assert codes_of(written({"name": "a", "wait": {}})) == {
+        "/steps/0/wait": "invalid_value"
+    }
+    forever = written({"name": "a", "wait": {"for": "31d"}})
+    assert codes_of(forever) == {"/steps/0/wait/for": "invalid_value"}
 
 
 @pytest.mark.parametrize("word", ["tools", "max_turns"])

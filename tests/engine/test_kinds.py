@@ -9,14 +9,17 @@ import orjson
 import pytest
 
 from chains import load_chain
+from llmgine_workers.engine import upkeep
+from llmgine_workers.engine.cancel import cancel
 from llmgine_workers.engine.replay import replay
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.engine.submit import JobRequest, submit
 from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import views
+from llmgine_workers.ledger import release, views
 from tests.engine.line import Line, chain, llm
 from tests.engine.stand_ins import answer, failing
+from tests.ledger.rows import pass_time
 
 pytestmark = pytest.mark.integration
 
@@ -181,6 +184,35 @@ async def test_chains_that_do_not_exist_or_use_each_other_are_refused(line: Line
     await line.rt.chains.push(load_chain(circle))
     with pytest.raises(Refusal, match="at most 8 lists of steps inside each other"):
         await begin(line, circle, n=1)
+
+
+async def test_a_wait_holds_no_worker_and_goes_on_when_its_time_has_come(
+    line: Line,
+) -> None:
+    rt = await line.worker()
+    pause = {"name": "pause", "wait": {"for": "5m"}}
+    job = await begin(line, chain(llm("a"), pause, llm("b", "after")), n=1)
+    await run_step(rt, job, "a")
+    shown = await views.job(line.ledger, "acme", job)
+    assert shown is not None
+    assert (shown["state"], shown["waiting"]["reason"]) == ("waiting", "timer")
+    await upkeep.end_waits(line.rt)
+    assert await line.states(job) == {"a": "succeeded", "pause": "waiting"}
+    await pass_time(line.ledger, 301, [job])
+    await release.wake(line.ledger)
+    assert await line.queued(job) == []
+    await upkeep.end_waits(line.rt)
+    assert await line.queued(job) == ["b"]
+    await line.run_to_end(rt, job)
+    assert await output(line, job) == "fine"
+
+
+async def test_a_cancelled_job_waits_no_longer(line: Line) -> None:
+    pause = {"name": "pause", "wait": {"for": "10m"}}
+    job = await begin(line, chain(pause), n=1)
+    await cancel(line.rt, "acme", job)
+    assert await line.states(job) == {"pause": "cancelled"}
+    assert (await line.place.job_row(job))["state"] == "cancelled"
 
 
 async def test_a_job_with_nothing_to_do_has_ended_when_it_is_answered(line: Line) -> None:
