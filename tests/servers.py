@@ -145,6 +145,11 @@ class RedisServer(Breakable[EmbeddedValkey]):
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
+    def forget_scripts(self) -> None:
+        """Know no Lua script any more."""
+        with redis.Redis.from_url(self.url) as client:
+            client.script_flush()
+
 
 def lives(process: psutil.Process) -> bool:
     """A zombie that waits for init to reap it holds nothing any more."""

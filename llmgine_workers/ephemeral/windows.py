@@ -18,6 +18,10 @@ CORRECTION_SHARE = 0.05
 figure and ours are of moments that lie apart."""
 
 
+USUAL_CALLS = 100
+"""Calls that a limit on tokens is taken to admit before anybody has seen one."""
+
+
 @dataclass(frozen=True)
 class Left:
     """What a rule has left now, its claim not deducted.
@@ -119,7 +123,7 @@ for i, key in ipairs(KEYS) do
   else
     local used, _, _, notes = counters(key, math.floor(now / slot_ms), slots)
     local head, held = claim_of(notes, now)
-    reply[i] = {ARGV[a + 3] - used, tonumber(notes.mean or 1), head or '', held}
+    reply[i] = {ARGV[a + 3] - used, tonumber(notes.mean or 0), head or '', held}
   end
 end
 return reply
@@ -190,9 +194,19 @@ class Windows:
         keys = [rule_key(self._ephemeral, rule) for rule in rules]
         found = await self._ephemeral.run(_LEFT, keys, *arguments)
         return [
-            Left(units, max(1, mean), (head.decode(), held) if head else None)
-            for units, mean, head, held in found
+            Left(
+                units,
+                mean or usual_amount(rule),
+                (head.decode(), held) if head else None,
+            )
+            for rule, (units, mean, head, held) in zip(rules, found, strict=True)
         ]
+
+
+def usual_amount(rule: Rule) -> int:
+    """What a call is taken to need before anybody has seen one."""
+    counts_calls = isinstance(rule, InFlight) or rule.unit == "requests"
+    return 1 if counts_calls else max(1, rule.limit // USUAL_CALLS)
 
 
 def rule_key(ephemeral: Ephemeral, rule: Rule) -> str:

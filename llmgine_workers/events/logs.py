@@ -17,7 +17,7 @@ from llmgine_workers.llm import Usage
 NAMED = (
     *("job", "step", "pool", "provider", "kind", "attempt", "id", "model", "state"),
     *("worker", "fence", "letter", "dead_letter", "replay", "reason", "code", "count"),
-    *("resolution", "by", "seconds", "usage", "cost_usd", "error"),
+    *("resolution", "by", "seconds", "usage", "cost_usd", "error", "rule", "excess"),
 )
 """All that a line may hold: a list of what is allowed, so a new field cannot leak."""
 GATHER_S = 0.05

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.ephemeral.gate import Asked, Closed, Gate, Lost, Refused, Reservation
 from llmgine_workers.ephemeral.rules import Charge, Rule
-from llmgine_workers.ephemeral.windows import Left, Windows
+from llmgine_workers.ephemeral.windows import Left, Windows, usual_amount
 from llmgine_workers.resilience.local_share import LocalShare, NoRoom, never
 from llmgine_workers.resilience.rules import Units, unit_of
 
@@ -119,7 +119,7 @@ class Limiter:
             return dict(zip(every, await self._windows.left(every), strict=True))
         except EphemeralDown:
             # Only the workers know their shares; let each of them have its own.
-            return {rule: Left(rule.limit) for rule in every}
+            return {rule: Left(rule.limit, usual_amount(rule)) for rule in every}
 
     async def _pay(self) -> None:
         """Tell Redis, once it is back, what was used without it."""

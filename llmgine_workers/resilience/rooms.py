@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from llmgine_workers.ephemeral.rules import Rule
+from llmgine_workers.ephemeral.gate import LARGE_SHARE
+from llmgine_workers.ephemeral.rules import Charge, Rule
 from llmgine_workers.ephemeral.windows import Left
 from llmgine_workers.resilience.rules import Demand, Rules
 
@@ -42,12 +43,22 @@ class Rooms:
             left, limit = self._left(charge.rule, demand.step), charge.rule.limit
             kept = min(math.ceil(limit * leave), limit - charge.amount)
             if left is not None and charge.amount > left - max(0, kept):
-                return False
+                return self._may_claim(charge, demand.step)
         for charge in charges:
             taken = self._taken.get(charge.rule, 0)
             self._taken[charge.rule] = taken + charge.amount
         if demand.model in self.shut:
             self.shut[demand.model] = float("inf")  # one probe, and no other call
+        return True
+
+    def _may_claim(self, charge: Charge, step: str) -> bool:
+        """A large call has to be refused by its worker to claim the next room: one of
+        those that wait goes and asks while nobody has a claim."""
+        found = self.left[charge.rule]
+        is_large = charge.amount > charge.rule.limit * LARGE_SHARE
+        if found.claim or not is_large or found.units >= charge.amount:
+            return False
+        self.left[charge.rule] = replace(found, claim=(step, charge.amount))
         return True
 
     def _left(self, rule: Rule, step: str) -> int | None:

@@ -271,6 +271,7 @@ class TestWithRedis:
         self, ephemeral: Ephemeral, seen: Seen, clock: Clock
     ) -> None:
         gate = admission(ephemeral, seen, clock, "100/1m", tokens="1000/1m")
+        assert await gate.room(P, 500) == 100  # nobody has seen a call yet
         for _ in range(4):
             await admitted(gate, 100)
         assert await gate.room(P, 50) == 6

@@ -138,6 +138,15 @@ class TestRoomToRelease:
         rooms.learn(self.rooms())
         assert not rooms.take(demand(input_tokens=1))
 
+    def test_one_large_call_without_room_goes_to_claim_the_next(self) -> None:
+        rooms = self.rooms()
+        for rule in rooms.left:
+            if isinstance(rule, Window) and rule.unit == "tokens":
+                rooms.left[rule] = Left(100)
+        large = [Demand("openai/gpt-5-mini", "acme", 6000, step=s) for s in "ab"]
+        assert [rooms.take(one) for one in large] == [True, False]
+        assert not rooms.take(demand(input_tokens=101))
+
     def test_claimed_room_is_for_its_step(self) -> None:
         rooms = self.rooms()
         for rule in rooms.left:
