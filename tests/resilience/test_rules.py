@@ -121,8 +121,12 @@ class TestRoomToRelease:
 
     def test_what_is_refused_takes_nothing(self) -> None:
         rooms = self.rooms()
-        assert not rooms.take(demand(input_tokens=9001))
-        assert rooms.take(demand(input_tokens=9000))
+        assert rooms.take(demand(input_tokens=8600))
+        assert not rooms.take(demand(input_tokens=401))
+        assert rooms.take(demand(input_tokens=400))
+
+    def test_what_never_fits_goes_on_to_fail_by_name(self) -> None:
+        assert self.rooms().take(demand(input_tokens=9001))
 
     def test_some_leave_a_share_of_every_limit_unless_they_are_too_large_to(self) -> None:
         rooms = self.rooms()
