@@ -17,8 +17,9 @@ from loadtests.bench.growth import SLOTS
 from loadtests.bench.systems import Ours, bench_site
 from loadtests.site import Site
 
-DAYS = 10
-"""The finished jobs are spread over so many days, today among them."""
+DAYS = 6
+"""The finished jobs are spread over so many days, today among them; payloads would not
+be kept longer than seven."""
 
 KEYS = {"jobs": "id", "steps": "job_id", "payloads": "job_id", "attempts": "job_id"}
 """What a one-step job leaves in the ledger, and each table's leading key."""
@@ -66,7 +67,7 @@ async def _load(site: Site, jobs: int) -> dict[str, Any]:
 
 
 async def _seed(site: Site, rows: int) -> float:
-    """Copies of one real job, a tenth of them in each of the last days."""
+    """Copies of one real job, evenly over the last days."""
     begun, today = time.monotonic(), datetime.now(UTC).date()
     connection = await asyncpg.connect(site.postgres.url)
     try:

@@ -31,6 +31,10 @@ steps:
   - name: answer
     llm: {model: fast, prompt: "{{ inputs.text }}"}
 """
+SETTINGS = """
+[chains]
+paths = ["{folder}/chains"]
+"""
 PACE = ("--latency", "0.4", "--first-token", "0.02", "--chunk-rate", "50")
 """A plain answer takes 0.4 s; a streamed one has 20 chunks, 20 ms apart."""
 
@@ -239,8 +243,7 @@ def bench_site(folder: Path, *, simulator: Sequence[str] = PACE) -> Site:
     """A site whose servers run, with the chain of one step; nothing of ours runs yet."""
     (folder / "chains").mkdir(parents=True, exist_ok=True)
     (folder / "chains" / "ask.yaml").write_text(CHAIN)
-    paths = '[chains]\npaths = ["{folder}/chains"]\n'
-    site = Site(folder, slots=200, simulator=simulator, settings=paths)
+    site = Site(folder, slots=200, simulator=simulator, settings=SETTINGS)
     site.start_servers()
     return site
 
