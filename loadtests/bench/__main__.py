@@ -21,7 +21,7 @@ from loadtests.bench.finished import finished
 from loadtests.bench.growth import growth
 from loadtests.bench.held import held
 from loadtests.bench.hints import hints
-from loadtests.bench.systems import PEERS_PYTHON
+from loadtests.bench.peer import PEERS_PYTHON
 
 Part = Callable[[Path, argparse.Namespace], Awaitable[dict[str, Any]]]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.bench.drains import drain, steady, warm_up
-from loadtests.bench.systems import KINDS, Ours, Peer, System, bench_site
+from loadtests.bench.peer import KINDS, Peer
+from loadtests.bench.systems import Ours, System, bench_site
 from loadtests.site import Site
 
 RATES = (50, 100)

@@ -11,8 +11,9 @@ import asyncpg
 
 from llmgine_workers.ledger import partitions
 from llmgine_workers.ledger.connection import Ledger
+from loadtests.bench.client import generator, prompts
 from loadtests.bench.contest import started
-from loadtests.bench.drains import drain, steady
+from loadtests.bench.drains import drain, steady, until_finished
 from loadtests.bench.growth import SLOTS
 from loadtests.bench.systems import Ours, bench_site
 from loadtests.site import Site
@@ -20,6 +21,9 @@ from loadtests.site import Site
 DAYS = 6
 """The finished jobs are spread over so many days, today among them; payloads would not
 be kept longer than seven."""
+
+COPIED_BYTES = 60
+"""Of the prompt of the job that is copied: ten million of them must fit on a disk."""
 
 KEYS = {"jobs": "id", "steps": "job_id", "payloads": "job_id", "attempts": "job_id"}
 """What a one-step job leaves in the ledger, and each table's leading key."""
@@ -58,6 +62,9 @@ async def _load(site: Site, jobs: int) -> dict[str, Any]:
     async with started(ours, SLOTS):
         drained = await drain(ours, site, jobs, stream=False)
         dispatched = await steady(ours, site, per_s=50, seconds=5)
+        async with generator(ours) as load:  # the newest job, of which copies are made
+            await load.at_once(prompts(1, seed=1, size=COPIED_BYTES), stream=False)
+        await until_finished(ours, 1)
     print(
         f"{drained['jobs_per_s']} jobs/s, {drained['cpu_ms_per_job']} ms of CPU, "
         f"PostgreSQL {drained['store_cpu_ms_per_job']['PostgreSQL']} ms",

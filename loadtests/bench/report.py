@@ -40,7 +40,7 @@ def quote(found: Results) -> str:
     return (
         f"{_where(peers)}\n"
         f"{tables.peers(peers['found'])}\n"
-        f"{tables.ratios(peers['found'], batched.get('submits_per_s'))}"
+        f"{tables.aims(peers['found'], batched.get('submits_per_s'))}"
     )
 
 
@@ -61,9 +61,9 @@ def _extra(name: str, found: Results) -> str:
     batched = found.get("growth", {}).get("found", {}).get("batches", {})
     of_peers = found["peers"]["found"]
     drawn = "".join(f"\n![{one}]({one}.svg)\n" for one in _plots(found))
-    ratios = tables.ratios(of_peers, batched.get("submits_per_s"))
+    beside = tables.aims(of_peers, batched.get("submits_per_s"))
     tried = tables.trials(of_peers)
-    return f"\n{ratios}{drawn}\nEach setting that was tried, in a short drain:\n\n{tried}"
+    return f"\n{beside}{drawn}\nEach setting that was tried, in a short drain:\n\n{tried}"
 
 
 def _plots(found: Results) -> dict[str, str]:
@@ -91,6 +91,6 @@ def _where(part: dict[str, Any]) -> str:
     machine, given = part["machine"], part["arguments"]
     return (
         f"{part['at'][:10]}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"Python {machine['python']}, load before it {machine['load_before']:g}; "
-        f"{given['jobs']:,} jobs to a drain.\n"
+        f"Python {machine['python']}, load {machine['load_before']:g} before it began; "
+        f"{given['jobs']:,} jobs in a drain, unless said otherwise.\n"
     )

@@ -70,25 +70,26 @@ def shown(name: str) -> str:
     return "llmgine-workers" if name == OURS else f"FastAPI + {name}"
 
 
-def ratios(found: Found, batched_submits_per_s: float | None) -> str:
-    """Ours divided by FastAPI + Celery, beside what it was meant to be."""
-    rounds = found["rounds"]
+def aims(found: Found, batched_submits_per_s: float | None) -> str:
+    """Ours divided by FastAPI + Celery, beside what it is meant to be."""
+    ours, theirs = found["rounds"][OURS], found["rounds"][BASELINE]
 
-    def of(*path: str | int) -> float:
-        return ratio(middle(rounds[OURS], *path), middle(rounds[BASELINE], *path))
+    def times(*path: str | int) -> str:
+        return f"{ratio(middle(ours, *path), middle(theirs, *path)):g} x"
 
-    rows: list[list[Any]] = [
-        ["CPU per plain job", of("plain", "cpu_ms_per_job"), "<= 0.4"],
-        ["CPU per streamed job", of("streamed", "cpu_ms_per_job"), "<= 0.25"],
-        ["submits/s, one by one", of("plain", "submits_per_s"), ">= 1.5"],
-        ["dispatch p50 at 50/s", of("steady", 0, "dispatch_ms", "p50"), "<= 1"],
+    late = middle(ours, "steady", 1, "dispatch_ms", "p99")
+    rows = [
+        ["CPU per plain job", times("plain", "cpu_ms_per_job"), "<= 0.4 x"],
+        ["CPU per streamed job", times("streamed", "cpu_ms_per_job"), "<= 0.25 x"],
+        ["submits/s, one by one", times("plain", "submits_per_s"), ">= 1.5 x"],
+        ["dispatch p50 at 50/s", times("steady", 0, "dispatch_ms", "p50"), "<= 1 x"],
+        ["dispatch p99 at 100/s", f"{late:g} ms", "<= 25 ms"],
     ]
     if batched_submits_per_s:
-        single = middle(rounds[BASELINE], "plain", "submits_per_s")
-        rows.insert(
-            3, ["submits/s in batches", ratio(batched_submits_per_s, single), ">= 10"]
-        )
-    return table(["llmgine-workers : FastAPI + Celery", "ratio", "aim"], rows)
+        single = middle(theirs, "plain", "submits_per_s")
+        many = f"{ratio(batched_submits_per_s, single):g} x"
+        rows.insert(3, ["submits/s in batches of 1,000", many, ">= 10 x"])
+    return table([f"{shown(OURS)} : {shown(BASELINE)}", "seen", "aim"], rows)
 
 
 def trials(found: Found) -> str:
