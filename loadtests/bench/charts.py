@@ -1,11 +1,11 @@
-"""Plots as small SVG files, written by hand: bars side by side, lines over a size."""
+"""Plots as small SVG files, written by hand: bars, a group for each system or size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, LEFT, RIGHT = 640, 110, 70
+WIDTH, LEFT, RIGHT = 640, 130, 80
 ROW, GAP, HEAD = 16, 12, 44
 COLOURS = ("#2f6f9f", "#e08a3c", "#5d9e5f", "#9a5b9e")
 FONT = 'font-family="system-ui, sans-serif" font-size="12"'
@@ -14,7 +14,7 @@ INK = "#808890"
 
 
 def bars(title: str, groups: Mapping[str, Mapping[str, float]], unit: str) -> str:
-    """A group of horizontal bars for each system, one bar for each series."""
+    """A group of horizontal bars for each name, one bar for each series."""
     series = list(dict.fromkeys(name for group in groups.values() for name in group))
     most = max(value for group in groups.values() for value in group.values()) or 1
     drawn, y = [_head(title), *_legend(series)], HEAD + 16

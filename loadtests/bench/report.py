@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from loadtests.bench import charts, results, tables
+from loadtests.bench import plots, results, tables
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -16,8 +16,9 @@ Results = dict[str, dict[str, Any]]
 def write(folder: Path) -> None:
     """`README.md` and the plots, beside the JSON they are made from."""
     found = results.read(folder)
-    for name, drawing in _plots(found).items():
-        (folder / f"{name}.svg").write_text(drawing)
+    for name, part in found.items():
+        for title, drawing in plots.of(name, part["found"]).items():
+            (folder / f"{title}.svg").write_text(drawing)
     (folder / "README.md").write_text(whole(found))
 
 
@@ -36,11 +37,10 @@ def quoted_in(text: str, fresh: str) -> str:
 def quote(found: Results) -> str:
     """What the README says: the peers, the ratios, and where that was."""
     peers = found["peers"]
-    batched = found.get("growth", {}).get("found", {}).get("batches", {})
     return (
         f"{_where(peers)}\n"
         f"{tables.peers(peers['found'])}\n"
-        f"{tables.aims(peers['found'], batched.get('submits_per_s'))}"
+        f"{tables.aims(peers['found'], _batched(found))}"
     )
 
 
@@ -49,42 +49,24 @@ def whole(found: Results) -> str:
     parts = ["# Results\n\nWritten by `make bench`; the figures are in the JSON files.\n"]
     for name, (title, made) in tables.PARTS.items():
         if name in found:
-            parts.append(f"\n## {title}\n\n{_where(found[name])}\n")
-            parts.append(made(found[name]["found"]))
-            parts.append(_extra(name, found))
+            part = found[name]
+            parts += [f"\n## {title}\n\n{_where(part)}\n", made(part["found"])]
+            parts += [_besides(found)] if name == "peers" else []
+            parts += [f"\n![{one}]({one}.svg)\n" for one in plots.of(name, part["found"])]
     return "".join(parts)
 
 
-def _extra(name: str, found: Results) -> str:
-    if name != "peers":
-        return ""
-    batched = found.get("growth", {}).get("found", {}).get("batches", {})
-    of_peers = found["peers"]["found"]
-    drawn = "".join(f"\n![{one}]({one}.svg)\n" for one in _plots(found))
-    beside = tables.aims(of_peers, batched.get("submits_per_s"))
-    tried = tables.trials(of_peers)
-    return f"\n{beside}{drawn}\nEach setting that was tried, in a short drain:\n\n{tried}"
+def _besides(found: Results) -> str:
+    peers = found["peers"]["found"]
+    beside = tables.aims(peers, _batched(found))
+    tried = tables.trials(peers)
+    return f"\n{beside}\nEach setting that was tried, in a short drain:\n\n{tried}"
 
 
-def _plots(found: Results) -> dict[str, str]:
-    if "peers" not in found:
-        return {}
-    rounds = found["peers"]["found"]["rounds"]
-    cpu, dispatch = {}, {}
-    for name, one in rounds.items():
-        cpu[tables.shown(name)] = {
-            kind: tables.middle(one, kind, "cpu_ms_per_job")
-            for kind in ("plain", "streamed")
-        }
-        dispatch[tables.shown(name)] = {
-            p: tables.middle(one, "steady", 0, "dispatch_ms", p) for p in ("p50", "p99")
-        }
-    return {
-        "cpu": charts.bars("CPU per job, all Python processes", cpu, "ms"),
-        "dispatch": charts.bars(
-            "Dispatch at 50 jobs/s: POST to the provider's accept", dispatch, "ms"
-        ),
-    }
+def _batched(found: Results) -> float | None:
+    if "growth" not in found:
+        return None
+    return float(found["growth"]["found"]["batches"]["submits_per_s"])
 
 
 def _where(part: dict[str, Any]) -> str:
