@@ -7,7 +7,9 @@ python -m loadtests.bench readme        # quotes the last results in README.md
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -40,24 +42,32 @@ PARTS: dict[str, Part] = {
 
 
 def main() -> None:
-    """Run what was asked for; a part that fails stops the rest."""
+    """Run what was asked for; exit 1 if a part failed, after the others."""
     given = _arguments()
-    if given.what == "run":
-        for name in given.only:
-            print(f"== {name}", flush=True)
-            _run(name, given)
-    if given.what in ("run", "report"):
-        report.write(given.results)
     if given.what == "readme":
         report.write_readme(given.results)
+        return
+    failed = [name for name in _chosen(given) if not _run(name, given)]
+    report.write(given.results)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
-def _run(name: str, given: argparse.Namespace) -> None:
+def _chosen(given: argparse.Namespace) -> list[str]:
+    return given.only if given.what == "run" else []
+
+
+def _run(name: str, given: argparse.Namespace) -> bool:
+    print(f"== {name}", flush=True)
     settings = {k: v for k, v in vars(given).items() if isinstance(v, int | float)}
-    with tempfile.TemporaryDirectory(prefix="llmgine-bench-") as scratch:
-        taking = results.Taking(name, settings)
-        found = uvloop.run(PARTS[name](Path(scratch), given))
-        taking.write(given.results, found)
+    taking = results.Taking(name, settings)
+    try:
+        with tempfile.TemporaryDirectory(prefix="llmgine-bench-") as scratch:
+            found = uvloop.run(PARTS[name](Path(scratch), given))
+    except Exception:  # the other parts take minutes and are worth having
+        traceback.print_exc()
+        return False
+    taking.write(given.results, found)
+    return True
 
 
 def _arguments() -> argparse.Namespace:
