@@ -21,11 +21,13 @@ from loadtests.site import Site
 
 CHUNKS_PER_S = 5
 SAMPLE_S = 0.1
+FILLED_S = 75
+"""Until all streams are open, at most; none may have ended by then."""
 
 
 async def held(folder: Path, *, streams: int, seconds: float) -> dict[str, Any]:
     """Fill one worker with streams and watch it for a while; all must end whole."""
-    chunks = math.ceil((seconds + 45) * CHUNKS_PER_S)
+    chunks = math.ceil((seconds + FILLED_S) * CHUNKS_PER_S)
     pace = ("--first-token", "0.2", "--chunk-rate", str(CHUNKS_PER_S))
     length = ("--chunks", str(chunks), "--answer-tokens", str(chunks))
     site = bench_site(folder, simulator=(*pace, *length))
@@ -44,7 +46,7 @@ async def held(folder: Path, *, streams: int, seconds: float) -> dict[str, Any]:
         )
         await asyncio.to_thread(site.until_ready, 1)
         await post_batches(ours, math.ceil(streams / BATCH), stream=True)
-        await _until_open(site, streams)
+        await _until_open(site, streams, within_s=FILLED_S)
         found = await _watch(site, ours, lag, seconds)
         await _until_open(site, 0, within_s=chunks / CHUNKS_PER_S + 60)
         calls = calls_since(site.calls, 0)
@@ -102,7 +104,7 @@ async def _open(site: Site) -> int:
         return int((await answer.json())["open"])
 
 
-async def _until_open(site: Site, count: int, within_s: float = 60) -> None:
+async def _until_open(site: Site, count: int, within_s: float) -> None:
     deadline = time.monotonic() + within_s
     while (seen := await _open(site)) != count:
         if time.monotonic() > deadline:

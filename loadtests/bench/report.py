@@ -10,6 +10,10 @@ from loadtests.bench import plots, results, tables
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+QUIET = 1.0
+"""The load average of a machine that does nothing else, nearly."""
+
+PRELIMINARY = " **Preliminary: the machine was busy with other work.**"
 Results = dict[str, dict[str, Any]]
 
 
@@ -71,8 +75,10 @@ def _batched(found: Results) -> float | None:
 
 def _where(part: dict[str, Any]) -> str:
     machine, given = part["machine"], part["arguments"]
+    busy = machine["load_before"] > QUIET
     return (
         f"{part['at'][:10]}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"Python {machine['python']}, load {machine['load_before']:g} before it began; "
-        f"{given['jobs']:,} jobs in a drain, unless said otherwise.\n"
+        f"{given['jobs']:,} jobs in a drain, unless said otherwise."
+        f"{PRELIMINARY if busy else ''}\n"
     )

@@ -50,7 +50,9 @@ def _peer_row(name: str, kind: str, found: Found) -> list[Any]:
         for one in ("RabbitMQ", "PostgreSQL", "Redis")
     )
     dispatched = [
-        " / ".join(f"{middle(rounds, 'steady', at, 'dispatch_ms', p):g}" for p in MIDDLE)
+        " / ".join(
+            _figure(middle(rounds, "steady", at, "dispatch_ms", p)) for p in MIDDLE
+        )
         for at in (0, 1)
     ]
     return [
@@ -75,7 +77,7 @@ def aims(found: Found, batched_submits_per_s: float | None) -> str:
     ours, theirs = found["rounds"][OURS], found["rounds"][BASELINE]
 
     def times(*path: str | int) -> str:
-        return f"{ratio(middle(ours, *path), middle(theirs, *path)):g} x"
+        return f"{ratio(middle(ours, *path), middle(theirs, *path)):.3g} x"
 
     late = middle(ours, "steady", 1, "dispatch_ms", "p99")
     rows = [
@@ -83,11 +85,11 @@ def aims(found: Found, batched_submits_per_s: float | None) -> str:
         ["CPU per streamed job", times("streamed", "cpu_ms_per_job"), "<= 0.25 x"],
         ["submits/s, one by one", times("plain", "submits_per_s"), ">= 1.5 x"],
         ["dispatch p50 at 50/s", times("steady", 0, "dispatch_ms", "p50"), "<= 1 x"],
-        ["dispatch p99 at 100/s", f"{late:g} ms", "<= 25 ms"],
+        ["dispatch p99 at 100/s", f"{_figure(late)} ms", "<= 25 ms"],
     ]
     if batched_submits_per_s:
         single = middle(theirs, "plain", "submits_per_s")
-        many = f"{ratio(batched_submits_per_s, single):g} x"
+        many = f"{ratio(batched_submits_per_s, single):.3g} x"
         rows.insert(3, ["submits/s in batches of 1,000", many, ">= 10 x"])
     return table([f"{shown(OURS)} : {shown(BASELINE)}", "seen", "aim"], rows)
 
@@ -145,7 +147,7 @@ def backlog(found: Found) -> str:
         [
             f"{one['backlog']:,}",
             one["batched_submits_per_s"],
-            " / ".join(f"{one['post_ms'][p]:g}" for p in MIDDLE),
+            " / ".join(_figure(one["post_ms"][p]) for p in MIDDLE),
             one["ended_per_s"],
             one["cpu_ms_by_process"]["openai-0"],
             one["cpu_ms_by_process"]["PostgreSQL"],
@@ -163,7 +165,7 @@ def finished(found: Found) -> str:
         [
             f"{one['finished']:,}",
             *_drained(one["drain"])[:-1],
-            " / ".join(f"{one['steady']['dispatch_ms'][p]:g}" for p in MIDDLE),
+            " / ".join(_figure(one["steady"]["dispatch_ms"][p]) for p in MIDDLE),
         ]
         for one in found["loads"]
     ]
@@ -211,4 +213,11 @@ def _at(found: Any, path: Sequence[str | int]) -> float:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return _figure(value)
+    return str(value)
+
+
+def _figure(value: float) -> str:
+    """No more digits than a run on one machine can mean."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
