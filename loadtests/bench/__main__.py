@@ -37,7 +37,7 @@ PARTS: dict[str, Part] = {
         folder, rows=given.finished, jobs=given.jobs // 2
     ),
     "held": lambda folder, given: held(folder, streams=given.streams, seconds=20),
-    "hints": lambda folder, given: hints(folder, count=20_000),
+    "hints": lambda folder, given: hints(folder, count=10_000),
 }
 
 

@@ -14,6 +14,9 @@ from llmgine_workers.broker.declare import declare
 from llmgine_workers.local import PrivateRabbit
 
 ROUNDS = 5
+TRIES = 10
+"""Until the broker's connection stands; each waits for some seconds."""
+
 AT_ONCE = 500
 """Hints to one call of `publish`; all calls of a round are open together."""
 
@@ -42,8 +45,9 @@ async def _rounds(url: str, count: int) -> list[tuple[float, float]]:
     broker, found = open_broker(url, "llmgine"), []
     some = [messages.hint(clock.uuid7(), "answer", 0, "ask") for _ in range(count)]
     try:
-        while await broker.publish("llmgine.openai", some[:1]):
-            await asyncio.sleep(0.1)  # not connected yet
+        for _ in range(TRIES):
+            if not await broker.publish("llmgine.openai", some[:1]):
+                break  # connected, and confirmed
         for _ in range(ROUNDS):
             begun, cpu = time.monotonic(), time.process_time()
             unconfirmed = await asyncio.gather(
