@@ -130,6 +130,15 @@ class Site:
                 start_new_session=True,
             )
 
+    def asked(self, *command: str) -> subprocess.Popen[bytes]:
+        """A command that answers and ends; whoever asked reads its stdout."""
+        return subprocess.Popen(
+            self._llmgine(*command),
+            env=self._environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one of our processes."""
         self.processes[name].send_signal(number)

@@ -226,6 +226,7 @@ def _close(
     from llmgine_workers import dead_letters
     from llmgine_workers.ledger import letters
 
+    by.check_can_ask(yes=yes)
     verb = "discarded" if state == "resolved" else state
     count = len(ids or ()) or reach.stores(
         context, lambda rt: letters.count(rt.ledger, wanted)

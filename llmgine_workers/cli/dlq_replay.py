@@ -83,6 +83,7 @@ def replay_letters(  # noqa: PLR0913 - a command's options are its parameters
         Chosen(wanted, named), by.operator(), None, rate, canary,
         _share(stop_if_fail), values.inputs(edit or ()) or None,
     )  # fmt: skip
+    by.check_can_ask(yes=yes or dry_run)
     found = reach.stores(context, lambda rt: replays.look(rt, asked))
     if dry_run or not found.total:
         _say_extent(found, as_json=as_json)

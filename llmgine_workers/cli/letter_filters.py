@@ -86,11 +86,13 @@ def operator() -> str:
         return "cli"
 
 
-def ask(question: str, *, yes: bool) -> None:
-    """Go on only with consent. Usage where nobody can be asked."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
+def check_can_ask(*, yes: bool) -> None:
+    """Usage where consent is needed and nobody can be asked, before anything is done."""
+    if not yes and not sys.stdin.isatty():
         raise Usage("without a terminal this needs --yes")
-    if not typer.confirm(question, err=True):
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Go on only with consent."""
+    if not yes and not typer.confirm(question, err=True):
         raise typer.Exit

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -22,10 +23,14 @@ from letters where {condition} and job_id is not null order by id limit {most}
 """
 
 _INSERT_LETTERS = """
-insert into replay_letters (replay, letter, n, job_id, state, refused)
-select $1, id, n, job_id, case when state = 'resolved' then 'refused' else 'pending' end,
-       case when state = 'resolved' then 'it is ' || resolution || ' already' end
-from chosen
+, new as (
+    insert into replay_letters (replay, letter, n, job_id, state, refused)
+    select $1, id, n, job_id,
+           case when state = 'resolved' then 'refused' else 'pending' end,
+           case when state = 'resolved' then 'it is ' || resolution || ' already' end
+    from chosen returning state
+)
+select count(*) as total, count(*) filter (where state = 'refused') as resolved from new
 """
 
 # What is still to be done of each job, each call at the most that one of its calls was
@@ -104,7 +109,7 @@ class Chosen:
         if self.ids is None:
             condition, values = self.wanted.where()
         else:
-            condition, values = replace(self.wanted, state=None).where()
+            condition, values = dataclasses.replace(self.wanted, state=None).where()
             values.append(list(self.ids))
             condition += (
                 f" and (id = any(${len(values)}) or job_id = any(${len(values)})"
@@ -167,9 +172,12 @@ async def create(ledger: Ledger, new: NewReplay, chosen: Chosen) -> Extent:
     shifted = _shifted(rows, len(values))
     async with ledger.transaction() as connection:
         found = await _extent(connection, chosen)
-        await connection.execute(
+        # Another replay may have taken some since: what counts is what was written.
+        row = await connection.fetchrow(
             f"with chosen as ({shifted}) {_INSERT_LETTERS}", new.id, *values
         )
+        assert row is not None  # noqa: S101 - an aggregate has one row
+        found = dataclasses.replace(found, **row)
         await connection.execute(
             _INSERT,
             new.id, new.tenant, dict(new.asked), new.edit and dict(new.edit), new.rate,

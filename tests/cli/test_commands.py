@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["worker"],
         ["worker", "openai", "--pool", "fibers"],
         ["dlq", "show", "not-an-id"],
+        ["dlq", "list", "--state", "shut"],
+        ["dlq", "list", "--since", "later"],
+        ["dlq", "replay", "--yes"],
+        ["dlq", "replay", "not-an-id", "--yes"],
+        ["dlq", "replay", "--all", "--code", "x", "--yes"],
+        ["dlq", "replay", "--all", "--stop-if-fail", "most", "--yes"],
+        ["dlq", "replay", "--code", "", "--yes"],
+        ["dlq", "discard", "--yes"],
         ["simulate", "--fault", "nonsense"],
     ],
 )
@@ -47,6 +56,15 @@ def test_what_makes_no_sense_is_status_2(
 ) -> None:
     assert main(argv) == 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["replay", "discard", "ignore"])
+def test_without_a_terminal_letters_are_touched_only_with_yes(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["dlq", command, "--all"]) == 2
+    assert "needs --yes" in capfd.readouterr().err
 
 
 def test_version_and_help_succeed(capsys: pytest.CaptureFixture[str]) -> None:

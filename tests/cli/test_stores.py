@@ -63,7 +63,7 @@ def test_a_letter_that_is_not_there_cannot_be_shown_or_replayed(
     nowhere = "0193c1f2-7d1e-7c3a-9b1e-5f0c2a8e4d11"
     assert main(settings("migrate")) == 0
     assert main(settings("dlq", "show", nowhere)) == 65
-    assert main(settings("dlq", "replay", nowhere)) == 65
+    assert main(settings("dlq", "replay", nowhere, "--yes")) == 65
     assert "no such dead letter" in capsys.readouterr().err
 
 
