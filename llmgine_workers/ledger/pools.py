@@ -10,9 +10,9 @@ from llmgine_workers.ledger.connection import Connection, Ledger
 LEAST_WINDOW = 100
 """Published steps of a pool that no worker serves yet."""
 
-LEAST_AHEAD = 20
-AHEAD_OF_SLOTS = 0.25
-AHEAD_S = 0.4
+LEAST_AHEAD = 5
+AHEAD_OF_SLOTS = 0.15
+AHEAD_S = 0.3
 """How much is published beyond what free slots take at once: what is taken in so many
 seconds, at least this share of the slots. The scheduler comes by every 0.1 s; whoever
 joins the queue waits for what is published before it."""

@@ -75,11 +75,11 @@ async def test_a_hundred_steps_are_published_for_whoever_comes_first(
     for key in keys[:2]:
         await place.claimed(key, worker)
     more = await place.release()
-    assert len(more) >= 25, "98 slots are free, 98 are published"
+    assert len(more) >= 15, "98 slots are free, 98 are published"
     assert more == keys[100 : 100 + len(more)]
 
 
-async def test_what_is_published_fills_free_slots_and_a_quarter_more(
+async def test_what_is_published_fills_free_slots_and_a_little_more(
     place: Place,
 ) -> None:
     """Who joins the queue waits for what is published; so it is no more than needed."""
@@ -89,9 +89,9 @@ async def test_what_is_published_fills_free_slots_and_a_quarter_more(
     await place.die(await place.worker(slots=500))
     left = await place.worker(slots=500)
     await workers.stop(place.ledger, left)
-    assert await place.release() == keys[:90]
+    assert await place.release() == keys[:80]
     state = await state_of(place)
-    assert (state.live, state.slots, state.credit) == (2, 70, 90)
+    assert (state.live, state.slots, state.credit) == (2, 70, 80)
 
 
 async def test_the_setting_bounds_the_window_whatever_the_slots_are(
