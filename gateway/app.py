@@ -25,6 +25,7 @@ from gateway.routes import (
     events,
     health,
     jobs,
+    metrics,
     openai_chat,
     openai_models,
     pools,
@@ -41,7 +42,7 @@ GRACE_S = 10
 
 _NOUNS = (
     jobs, batches, steps, events, dead_letters, replays, chains, pools, openai_chat,
-    openai_models, health,
+    openai_models, health, metrics,
 )  # fmt: skip
 Opener = Callable[[Settings, Mapping[str, str]], AbstractAsyncContextManager[Runtime]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import cast
 
 from fastapi.exceptions import RequestValidationError
@@ -56,6 +57,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began_at = time.perf_counter()
         request_id = str(clock.uuid7())
         scope.setdefault("state", {})["request_id"] = request_id
         begun = False
@@ -64,6 +66,7 @@ class RequestIds:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
+                _measure(scope, message["status"], time.perf_counter() - began_at)
                 header = (b"x-request-id", request_id.encode())
                 message = {**message, "headers": [*message["headers"], header]}
             await send(message)
@@ -80,6 +83,13 @@ class RequestIds:
             if not begun:
                 problem = Problem("internal", f"see the gateway's log for {request_id}")
                 await respond(scope["path"], problem, request_id)(scope, receive, named)
+
+
+def _measure(scope: Scope, status: int, seconds: float) -> None:
+    """Until the answer began: a stream or a wait may go on for long after it."""
+    route = getattr(scope.get("route"), "path", "none")
+    metrics = scope["app"].state.gateway.rt.metrics
+    metrics.request(scope["method"], route, status, seconds)
 
 
 def _problem(request: Request, error: Exception) -> Problem:

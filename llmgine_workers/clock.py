@@ -33,6 +33,11 @@ def uuid7(at: float | None = None) -> UUID:
     return UUID(int=value)
 
 
+def made_at(id: UUID) -> datetime:
+    """When a UUIDv7 was made (UTC, to the millisecond)."""
+    return datetime.fromtimestamp((id.int >> 80) / 1000, UTC)
+
+
 def task_id(job: UUID, path: str, replays: int) -> UUID:
     """The Celery task's id: one over all waits and retries, a new one per replay."""
     return uuid5(job, f"{path}:{replays}")

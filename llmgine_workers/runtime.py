@@ -13,6 +13,7 @@ from opentelemetry import trace
 from llmgine_workers import tools
 from llmgine_workers.broker import Broker, open_broker
 from llmgine_workers.engine.hints import Hints
+from llmgine_workers.engine.intake import Intake
 from llmgine_workers.engine.planning import Models
 from llmgine_workers.engine.pools import Pools
 from llmgine_workers.engine.registry import Chains
@@ -21,6 +22,7 @@ from llmgine_workers.ephemeral.signals import Signals
 from llmgine_workers.ephemeral.streams import Streams
 from llmgine_workers.events.emit import Events
 from llmgine_workers.events.logs import LogLines
+from llmgine_workers.events.metrics import Metrics
 from llmgine_workers.events.stream import StreamWriter
 from llmgine_workers.events.traces import Traces
 from llmgine_workers.ledger.connection import Ledger
@@ -43,7 +45,9 @@ class Runtime:
     streams: Streams
     signals: Signals
     events: Events
+    metrics: Metrics
     hints: Hints
+    intake: Intake
     pools: Pools
     chains: Chains
     models: Models
@@ -78,6 +82,7 @@ async def open_runtime(
         broker = open_broker(settings.broker.url, prefix)
         stack.push_async_callback(broker.close)
         streams = Streams(ephemeral)
+        metrics = Metrics()
         rt = Runtime(
             settings=settings,
             environ=environ,
@@ -90,10 +95,13 @@ async def open_runtime(
                 [
                     StreamWriter(streams, keep_s=settings.redis.keep_streams),
                     LogLines(settings.telemetry.logs),
+                    metrics,
                     Traces(trace.get_tracer_provider()),
                 ]
             ),
+            metrics=metrics,
             hints=Hints(broker, ledger, prefix),
+            intake=Intake(ledger, settings.gateway.max_queued_per_tenant),
             pools=Pools(ledger),
             chains=Chains(ledger),
             models=Models(settings, frozenset(settings.enabled_providers(environ))),

@@ -15,6 +15,7 @@ from llmgine_workers.alive import TOUCH_S, toucher
 from llmgine_workers.engine import failover, replays, upkeep
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
+from llmgine_workers.events.exposed import exposed
 from llmgine_workers.ledger import release, schema
 from llmgine_workers.resilience.admission import Admission
 from llmgine_workers.runtime import Runtime, open_runtime
@@ -30,6 +31,7 @@ EACH_SECOND = 1.0
 REPLAYS_S = 0.25
 LOST_HINTS_S = 5.0
 ROTATE_S = 5.0
+MEASURE_S = 5.0
 PARTITIONS_S = 3600.0
 STUCK_S = 120.0
 """No round takes so long, not even one over a hundred thousand letters."""
@@ -43,10 +45,11 @@ async def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         loop.add_signal_handler(number, stop.set)
     async with open_runtime(settings, environ) as rt:
         await schema.verify_if_there(rt.ledger)
-        running = asyncio.create_task(run(rt))
-        await stop.wait()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        with exposed(rt.metrics, settings.telemetry.metrics):
+            running = asyncio.create_task(run(rt))
+            await stop.wait()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def run(rt: Runtime) -> None:
@@ -112,6 +115,7 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         ("expire", EACH_SECOND, partial(upkeep.expire_jobs, rt)),
         ("endings", EACH_SECOND, partial(upkeep.settle_endings, rt)),
         ("count load", EACH_SECOND, partial(release.count_load, rt.ledger)),
+        ("measure", MEASURE_S, partial(upkeep.measure, rt)),
         ("mirror letters", EACH_SECOND, partial(dead_letters.mirror, rt)),
         ("rotate", ROTATE_S, partial(dead_letters.rotate_if_due, rt)),
         ("replays", REPLAYS_S, partial(replays.advance, rt)),

@@ -138,9 +138,10 @@ def _not_yet(value: str) -> str:
 
 
 class TelemetrySettings(_Section):
-    """Where traces go and how logs look."""
+    """Where traces go, where workers and schedulers show metrics, how logs look."""
 
     otlp: Annotated[str, AfterValidator(_not_yet)] = ""
+    metrics: str = ""
     logs: Literal["json", "console"] = "json"
 
 

@@ -26,6 +26,7 @@ from llmgine_workers.engine.together import Together
 from llmgine_workers.engine.visit import Presence
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.events import facts
+from llmgine_workers.events.exposed import exposed
 from llmgine_workers.ledger import schema, steps, sweep, workers
 from llmgine_workers.ledger.connection import while_away
 from llmgine_workers.ledger.records import Claim, Hinted, StepKey
@@ -170,6 +171,7 @@ async def open_worker(
             admission=Admission(shared.ephemeral, settings.limits, shared.events),
             prices=Prices(settings.prices),
         )
+        stack.enter_context(exposed(rt.metrics, settings.telemetry.metrics))
         await stack.enter_async_context(rt.alive())
         yield rt
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from llmgine_workers import clock, scheduler
+from llmgine_workers.engine import upkeep
 from llmgine_workers.engine.hints import Hints
-from llmgine_workers.ledger import steps
+from llmgine_workers.ledger import release, steps
 from llmgine_workers.ledger.connection import Ledger, LedgerDown
 from llmgine_workers.ledger.migrate import migrate
 from llmgine_workers.prices import Prices
@@ -146,3 +147,17 @@ async def test_a_store_that_is_away_is_said_once_and_tried_until_it_is_back(
     await until(lambda: calls >= 8, "it goes on")
     running.cancel()
     assert caplog.text.count("the ledger does not answer") == 1
+
+
+async def test_the_scheduler_shows_what_there_is_to_do(line: Line) -> None:
+    await line.submit(chain(llm("draft")))
+    await release.tick(line.ledger, "openai", 2000, 0)
+    await release.count_load(line.ledger)
+    await upkeep.measure(line.rt)
+
+    def shown(name: str, **labels: str) -> float | None:
+        return line.rt.metrics.registry.get_sample_value(f"llmgine_{name}", labels)
+
+    assert (shown("pool_steps", pool="openai", state="queued") or 0) >= 1
+    assert (shown("pool_oldest_seconds", pool="openai") or 0) > 0
+    assert shown("pool_workers", pool="openai") is not None

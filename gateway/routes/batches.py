@@ -10,14 +10,14 @@ from starlette.responses import Response
 
 from gateway.answers import BatchId, answer
 from gateway.auth import Caller, with_scope
-from gateway.context import Here
+from gateway.context import Gateway, Here
 from gateway.errors import Problem, not_found
 from gateway.idempotency import header_of, key_of
 from gateway.json_body import decode, read_body
 from gateway.openapi import documented
 from gateway.submission import batch_requests
-from llmgine_workers.engine.submit import JobRequest, Key, submit_batch
-from llmgine_workers.ledger import views
+from llmgine_workers.engine.submit import JobRequest, Key, SubmittedBatch, submit_batch
+from llmgine_workers.ledger import shown, views
 from llmgine_workers.ledger.connection import LedgerDown
 
 BODIES = 16
@@ -40,14 +40,7 @@ async def post_batch(
     headers = {"Location": f"/v1/batches/{submitted.batch}"}
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
-    try:
-        shown = await views.batch(here.rt.ledger, caller.tenant, submitted.batch)
-    except LedgerDown:
-        detail = f"batch {submitted.batch} is accepted, but the ledger cannot be read now"
-        raise Problem("ledger_unavailable", detail, headers=headers) from None
-    if shown is None:
-        raise not_found()
-    return answer(shown, 202 if _is_unfinished(shown) else 200, headers)
+    return await _accepted(here, caller, submitted, headers)
 
 
 @router.get("/v1/batches/{batch}", **documented("Batch"))
@@ -55,10 +48,26 @@ async def get_batch(
     batch: BatchId, here: Here, caller: Annotated[Caller, with_scope("read")]
 ) -> Response:
     """How many jobs of the batch are where, and what they cost so far."""
-    shown = await views.batch(here.rt.ledger, caller.tenant, batch)
-    if shown is None:
+    found = await views.batch(here.rt.ledger, caller.tenant, batch)
+    if found is None:
         raise not_found()
-    return answer(shown)
+    return answer(found)
+
+
+async def _accepted(
+    here: Gateway, caller: Caller, submitted: SubmittedBatch, headers: dict[str, str]
+) -> Response:
+    batch, made = submitted.batch, submitted.made
+    if made is not None:  # as it was written: no need to ask
+        return answer(shown.new_batch(batch, len(made.jobs), made.at), 202, headers)
+    try:
+        found = await views.batch(here.rt.ledger, caller.tenant, batch)
+    except LedgerDown:
+        detail = f"batch {batch} is accepted, but the ledger cannot be read now"
+        raise Problem("ledger_unavailable", detail, headers=headers) from None
+    if found is None:
+        raise not_found()
+    return answer(found, 202 if _is_unfinished(found) else 200, headers)
 
 
 def _asked(body: bytes, header: str | None) -> tuple[list[JobRequest], Key | None]:

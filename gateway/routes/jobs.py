@@ -22,8 +22,8 @@ from gateway.openapi import documented
 from gateway.routes.events import event_response
 from gateway.submission import job_request
 from llmgine_workers.engine.cancel import cancel
-from llmgine_workers.engine.submit import submit
-from llmgine_workers.ledger import views
+from llmgine_workers.engine.submit import Submitted, submit
+from llmgine_workers.ledger import shown, views
 from llmgine_workers.ledger.connection import LedgerDown
 
 MAX_WAIT_S = 60
@@ -94,7 +94,7 @@ async def post_job(
         headers["Idempotent-Replayed"] = "true"
     if streaming:
         return event_response(here, submitted.job, 0, headers)
-    return await _accepted(here, caller, submitted.job, wait, headers)
+    return await _accepted(here, caller, submitted, wait, headers)
 
 
 @router.get("/v1/jobs", **documented("JobPage"))
@@ -120,13 +120,13 @@ async def get_job(
     wait: Wait = 0.0,
 ) -> Response:
     """The job as it stands, or as it ended if it did so within `wait` seconds."""
-    shown = await views.job(here.rt.ledger, caller.tenant, job)
-    if shown is None:
+    found = await views.job(here.rt.ledger, caller.tenant, job)
+    if found is None:
         raise not_found()
-    if wait and shown["state"] not in _ENDS:
+    if wait and found["state"] not in _ENDS:
         await wait_until_ended(here.rt.ledger, here.rt.streams, job, wait, here.stopping)
-        shown = await views.job(here.rt.ledger, caller.tenant, job)
-    return answer(shown)
+        found = await views.job(here.rt.ledger, caller.tenant, job)
+    return answer(found)
 
 
 @router.post("/v1/jobs/{job}/cancel", **documented("Job", (200, 202)))
@@ -152,28 +152,36 @@ async def explain_job(
 
 
 async def _shown(here: Gateway, caller: Caller, job: UUID, status: int) -> Response:
-    shown = await views.job(here.rt.ledger, caller.tenant, job)
-    if shown is None:
+    found = await views.job(here.rt.ledger, caller.tenant, job)
+    if found is None:
         raise not_found()
-    return answer(for_caller(shown, caller), status)
+    return answer(for_caller(found, caller), status)
 
 
 async def _accepted(
-    here: Gateway, caller: Caller, job: UUID, wait: float, headers: dict[str, str]
+    here: Gateway,
+    caller: Caller,
+    submitted: Submitted,
+    wait: float,
+    headers: dict[str, str],
 ) -> Response:
+    job, made = submitted.job, submitted.made
+    if made is not None and not wait and made.jobs[0].output is None:
+        new = shown.new_job(made.jobs[0], made.at)  # as it was written: no need to ask
+        return answer(for_caller(new, caller), 202, headers)
     try:
         if wait:
             await wait_until_ended(
                 here.rt.ledger, here.rt.streams, job, wait, here.stopping
             )
-        shown = await views.job(here.rt.ledger, caller.tenant, job)
+        found = await views.job(here.rt.ledger, caller.tenant, job)
     except LedgerDown:
         detail = f"job {job} is accepted, but the ledger cannot be read now"
         raise Problem("ledger_unavailable", detail, headers=headers) from None
-    if shown is None:
+    if found is None:
         raise not_found()
-    status = 200 if shown["state"] in _ENDS else 202
-    return answer(for_caller(shown, caller), status, headers)
+    status = 200 if found["state"] in _ENDS else 202
+    return answer(for_caller(found, caller), status, headers)
 
 
 def _job_cursor(cursor: str | None) -> UUID | None:

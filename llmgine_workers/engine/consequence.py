@@ -19,6 +19,7 @@ from llmgine_workers.errors import Failure, Refusal, StepFailed
 from llmgine_workers.ledger import jobs
 from llmgine_workers.ledger.connection import Connection
 from llmgine_workers.ledger.history import History
+from llmgine_workers.ledger.new_steps import Owner
 from llmgine_workers.ledger.records import Finish, LockedJob, NewStep
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class _Next:
     output: str | None
 
     @property
-    def owner(self) -> jobs.Owner:
+    def owner(self) -> Owner:
         job = self.told.job
         return job.id, job.tenant, job.priority
 

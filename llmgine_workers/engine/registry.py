@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 from chains import Chain, canonical, from_canonical, read_chains, version_of
 from llmgine_workers.ledger import registry
 from llmgine_workers.ledger.connection import Connection, Ledger
+from llmgine_workers.ledger.gather import Gatherer
 
 KEPT = 512
 """Parsed chains in memory."""
@@ -24,14 +26,18 @@ class Chains:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._known: OrderedDict[str, Chain] = OrderedDict()
+        self._head = Gatherer(partial(registry.heads, ledger))
+        self._store = Gatherer(partial(registry.store_each, ledger))
 
     async def named(self, reference: str) -> tuple[Chain, str] | None:
         """The chain and version behind `name` or `name@sha256:...`."""
         name, at, version = reference.partition("@")
         if not at:
-            version = await registry.head(self._ledger, name) or ""
-        async with self._ledger.connection() as connection:
-            chain = await self.of(connection, version) if version else None
+            version = await self._head(name) or ""
+        chain = self._known.get(version)
+        if chain is None and version:
+            async with self._ledger.connection() as connection:
+                chain = await self.of(connection, version)
         return (chain, version) if chain and chain.name == name else None
 
     async def of(self, connection: Connection, version: str) -> Chain | None:
@@ -45,16 +51,17 @@ class Chains:
             if body is None:
                 return None
             self._remember(version, from_canonical(orjson.loads(body)))
+        self._known.move_to_end(version)
         return self._known[version]
 
     async def store(self, chains: Mapping[str, Chain]) -> None:
         """Keep chains that came with jobs, by their versions."""
         fresh = {v: chain for v, chain in chains.items() if v not in self._known}
+        for version in chains.keys() - fresh.keys():
+            self._known.move_to_end(version)
         if fresh:
-            await registry.store(
-                self._ledger,
-                [(chain.name, v, _body(chain)) for v, chain in fresh.items()],
-            )
+            rows = [(chain.name, v, _body(chain)) for v, chain in fresh.items()]
+            await self._store(rows)
         for version, chain in fresh.items():
             self._remember(version, chain)
 
@@ -79,6 +86,7 @@ class Chains:
 
     def _remember(self, version: str, chain: Chain) -> None:
         self._known[version] = chain
+        self._known.move_to_end(version)
         if len(self._known) > KEPT:
             self._known.popitem(last=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,14 +13,15 @@ from uuid import UUID
 from chains.findings import MAX_FINDINGS
 from llmgine_workers import clock
 from llmgine_workers.engine import tell
-from llmgine_workers.engine.checking import ChosenChains, check
+from llmgine_workers.engine.checking import check
+from llmgine_workers.engine.chosen import ChosenChains
 from llmgine_workers.engine.hints import released_of
 from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import budgets, idempotency, jobs
+from llmgine_workers.ledger import budgets, idempotency, submits
 from llmgine_workers.ledger.idempotency import KeyTaken
-from llmgine_workers.ledger.jobs import Batch
 from llmgine_workers.ledger.records import NewJob
+from llmgine_workers.ledger.submits import Batch, Submit
 
 if TYPE_CHECKING:
     from llmgine_workers.runtime import Runtime
@@ -61,19 +63,37 @@ class JobRequest:
 
 
 @dataclass(frozen=True)
+class Made:
+    """What a submit has written just now, and when."""
+
+    jobs: Sequence[NewJob]
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Submitted:
-    """The job, and whether an earlier request with the same key had made it."""
+    """The job. `made` is None if an earlier request with the same key had made it."""
 
     job: UUID
-    replayed: bool = False
+    made: Made | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether this is the answer to an earlier request."""
+        return self.made is None
 
 
 @dataclass(frozen=True)
 class SubmittedBatch:
-    """The batch, and whether an earlier request with the same key had made it."""
+    """The batch. `made` is None if an earlier request with the same key had made it."""
 
     batch: UUID
-    replayed: bool = False
+    made: Made | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether this is the answer to an earlier request."""
+        return self.made is None
 
 
 async def submit(
@@ -84,14 +104,14 @@ async def submit(
         chosen = ChosenChains(rt)
         job = check(rt, tenant, request, await chosen.of(request), clock.uuid7())
         await _check_budgets(rt, tenant, [job])
-        await _check_room(rt, tenant, [job])
+        await rt.intake.take_room(tenant, len(job.steps))
         await chosen.store()
         released = _released(rt, tenant, [job])
-        await jobs.insert(rt.ledger, job, released, key)
+        at = await rt.intake.insert(Submit(job, released, key))
     except (Refusal, KeyTaken) as error:
-        return Submitted(await _earlier(rt, tenant, key, error), replayed=True)
+        return Submitted(await _earlier(rt, tenant, key, error))
     await _tell(rt, [job], released)
-    return Submitted(job.id)
+    return Submitted(job.id, Made([job], at))
 
 
 async def submit_batch(
@@ -107,15 +127,16 @@ async def submit_batch(
         chosen = ChosenChains(rt)
         made = await _checked(rt, tenant, requests, chosen)
         made = [replace(job, batch=batch) for job in made]
-        await _check_room(rt, tenant, made)
+        await rt.intake.take_room(tenant, sum(len(job.steps) for job in made))
         await _check_budgets(rt, tenant, made)
         await chosen.store()
         released = _released(rt, tenant, made)
-        await jobs.insert_batch(rt.ledger, Batch(batch, tenant, made), released, key)
+        whole = Batch(batch, tenant, made, released)
+        at = await submits.insert_batch(rt.ledger, whole, key)
     except (Refusal, KeyTaken) as error:
-        return SubmittedBatch(await _earlier(rt, tenant, key, error), replayed=True)
+        return SubmittedBatch(await _earlier(rt, tenant, key, error))
     await _tell(rt, made, released)
-    return SubmittedBatch(batch)
+    return SubmittedBatch(batch, Made(made, at))
 
 
 async def _checked(
@@ -155,16 +176,6 @@ def _refusal_of_all(findings: Sequence[Mapping[str, Any]]) -> Refusal:
     where = first["pointer"].strip("/").replace("/", ".")
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return Refusal(first["code"], f"{where}: {first['detail']}{more}", findings)
-
-
-async def _check_room(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:
-    most = rt.settings.gateway.max_queued_per_tenant
-    queued = await jobs.queued_of(rt.ledger, tenant)
-    if queued + sum(len(job.steps) for job in new) > most:
-        raise Refusal(
-            "tenant_queue_full",
-            f"{queued} steps of {tenant} are waiting, at most {most} may",
-        )
 
 
 async def _check_budgets(rt: Runtime, tenant: str, new: Sequence[NewJob]) -> None:

@@ -11,7 +11,15 @@ from llmgine_workers.engine.release_gate import RoomGate
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
-from llmgine_workers.ledger import budgets, partitions, release, sweep, waits, workers
+from llmgine_workers.ledger import (
+    budgets,
+    overview,
+    partitions,
+    release,
+    sweep,
+    waits,
+    workers,
+)
 from llmgine_workers.ledger.records import Billed, Claim, Finish
 
 if TYPE_CHECKING:
@@ -121,6 +129,17 @@ async def told(rt: Runtime, taken: Taken) -> None:
     """Tell the job's end, if it ended with this."""
     if taken.job_end:
         await tell.job_ended(rt, taken.key.job, taken.letter)
+
+
+async def measure(rt: Runtime) -> None:
+    """The pools and the open letters, as metrics: every scheduler shows the same."""
+    for seen in (await overview.pools_seen(rt.ledger)).values():
+        numbers = {
+            name: getattr(seen, name)
+            for name in ("queued", "running", "waiting", "workers", "slots")
+        }
+        rt.metrics.pool(seen.pool, {**numbers, "oldest_s": overview.waits_s(seen)})
+    rt.metrics.open_letters(await overview.open_letters(rt.ledger))
 
 
 async def keep_partitions(rt: Runtime) -> None:

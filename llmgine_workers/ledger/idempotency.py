@@ -11,6 +11,14 @@ from llmgine_workers.ledger.connection import Connection, Ledger
 KEPT = timedelta(hours=24)
 """A key is free again after so long, but never while its job or batch is unfinished."""
 
+
+def lock_of(tenant: str, key: str) -> str:
+    """SQL for the advisory lock that whoever binds a key holds until its commit."""
+    return f"hashtextextended({tenant} || ' ' || {key}, 0)"
+
+
+_LOCK = f"select pg_advisory_xact_lock({lock_of('$1::text', '$2::text')})"
+
 _TAKE = """
 insert into idempotency (tenant, key, body_hash, job_id, batch)
 values ($1, $2, $3, case when $5 then null else $4::uuid end, case when $5 then $4 end)
@@ -56,6 +64,7 @@ async def take(connection: Connection, key: Key, made: UUID, *, is_batch: bool) 
 
     A second transaction with the same key waits here for the first one to end.
     """
+    await connection.execute(_LOCK, key.tenant, key.key)
     values = (key.tenant, key.key, key.body_hash, made, is_batch)
     if await connection.fetchval(_TAKE, *values):
         return

@@ -1,75 +1,23 @@
-"""Jobs: written once at submit, locked to decide what is next, ended once."""
+"""Jobs: locked to decide what is next, ended once."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
 
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import idempotency, letters, partitions
+from llmgine_workers.ledger import letters, new_steps
 from llmgine_workers.ledger.connection import Connection, Ledger
-from llmgine_workers.ledger.records import LockedJob, NewJob, NewStep
+from llmgine_workers.ledger.new_steps import Owner
+from llmgine_workers.ledger.records import LockedJob, NewStep
 
-_INSERT_JOBS = """
-with new as (
-    select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[],
-                         $6::bool[], $7::bool[], $8::int[], $9::float8[], $10::bigint[],
-                         $11::text[], $12::int[], $13::uuid[], $14::text[], $15::text[])
-    as new (id, tenant, chain_version, chain_name, class, stream, simulated,
-            max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs,
-            output)
-), job as (
-    insert into jobs (id, tenant, chain_version, chain_name, class, stream, simulated,
-                      max_attempts, timeout_s, max_cost, metadata, steps_total, batch,
-                      expires_at, state, finished_at)
-    select id, tenant, chain_version, chain_name, class, stream, simulated, max_attempts,
-           timeout_s, max_cost, metadata::jsonb, steps_total, batch,
-           now() + timeout_s * interval '1 second',
-           case when output is null then 'active' else 'succeeded' end,
-           case when output is not null then now() end
-    from new
-)
-insert into payloads (job_id, path, kind, body)
-select id, '', 'inputs', inputs from new
-union all
-select id, '', 'output', output from new where output is not null
-"""
-
-_INSERT_STEPS = """
-with new as (
-    select * from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[],
-                         $6::text[], $7::text[], $8::float8[], $9::int[], $10::text[],
-                         $11::text[], $12::int[], $13::int[], $14::bool[], $15::text[])
-    as new (job_id, tenant, class, path, kind, pool, request, timeout_s, max_attempts,
-            model, why, tokens_in, tokens_out, released, models)
-), step as (
-    insert into steps (job_id, path, kind, pool, tenant, class, state, released_at,
-                       max_attempts, timeout_s, model, why, tokens_in, tokens_out, models,
-                       wake_at, waiting_since, reason, detail)
-    select job_id, path, kind, pool, tenant, class,
-           case when waits.until is null then 'queued' else 'waiting' end,
-           case when released then now() end, max_attempts, timeout_s, model, why,
-           tokens_in, tokens_out, array(select jsonb_array_elements_text(models::jsonb)),
-           waits.until, waits.since, waits.reason, waits.detail
-    from new left join lateral (
-        select now() + timeout_s * interval '1 second' as until, now() as since,
-               'timer' as reason, 'the chain waits here' as detail
-    ) waits on kind = 'wait'
-)
-insert into payloads (job_id, path, kind, body)
-select job_id, path, 'request', request from new
-"""
-
-_INSERT_SKIPPED = """
-insert into steps (job_id, path, kind, pool, tenant, class, state, max_attempts,
-                   timeout_s, finished_at)
-select job_id, path, kind, '', tenant, class, 'skipped', 1, 1, now()
-from unnest($1::uuid[], $2::text[], $3::int[], $4::text[], $5::text[])
-as new (job_id, tenant, class, path, kind)
+_INSERT_STEPS = f"""
+with {new_steps.new_step(1)}, step as ({new_steps.INSERT})
+insert into payloads (job_id, path, kind, body) {new_steps.REQUESTS}
 """
 
 _LOCK = """
@@ -121,108 +69,11 @@ from unclaimed where s.job_id = $1 and s.path = unclaimed.path
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Jobs that are accepted together."""
-
-    id: UUID
-    tenant: str
-    jobs: Sequence[NewJob]
-
-
-@dataclass(frozen=True)
 class Standing:
     """How far a job has come: `ending` is an end that is decided and not there yet."""
 
     state: str
     ending: str | None
-
-
-Owner = tuple[UUID, str, int]
-"""Whose a step is: job, tenant and class."""
-
-
-async def insert(
-    ledger: Ledger,
-    job: NewJob,
-    released: Sequence[bool],
-    key: tuple[str, bytes] | None,
-) -> None:
-    """The one transaction of a submit; KeyTaken if the key has its job already."""
-
-    async def write() -> None:
-        async with ledger.transaction() as connection:
-            if key:
-                bound = idempotency.Key(job.tenant, *key)
-                await idempotency.take(connection, bound, job.id, is_batch=False)
-            await _insert(connection, [job], released)
-
-    await _with_partitions(ledger, write)
-
-
-async def insert_batch(
-    ledger: Ledger,
-    batch: Batch,
-    released: Sequence[bool],
-    key: tuple[str, bytes] | None,
-) -> None:
-    """All of a batch or nothing; KeyTaken if the key has its batch already.
-
-    `released` goes over the steps of its jobs, one after the other.
-    """
-
-    async def write() -> None:
-        async with ledger.transaction() as connection:
-            if key:
-                bound = idempotency.Key(batch.tenant, *key)
-                await idempotency.take(connection, bound, batch.id, is_batch=True)
-            await connection.execute(
-                "insert into batches (id, tenant, total) values ($1, $2, $3)",
-                batch.id, batch.tenant, len(batch.jobs),
-            )  # fmt: skip
-            await _insert(connection, batch.jobs, released)
-
-    await _with_partitions(ledger, write)
-
-
-async def _with_partitions(ledger: Ledger, write: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await write()
-    except asyncpg.CheckViolationError:  # no partition: no scheduler for a week
-        await partitions.ensure(ledger)
-        await write()
-
-
-async def _insert(
-    connection: Connection, new: Sequence[NewJob], released: Sequence[bool]
-) -> None:
-    """A few statements, however many jobs."""
-    await connection.execute(
-        _INSERT_JOBS,
-        [job.id for job in new],
-        [job.tenant for job in new],
-        [job.chain_version for job in new],
-        [job.chain_name for job in new],
-        [job.priority for job in new],
-        [job.stream for job in new],
-        [job.simulated for job in new],
-        [job.max_attempts for job in new],
-        [job.timeout_s for job in new],
-        [job.max_cost for job in new],
-        [orjson.dumps(dict(job.metadata)).decode() for job in new],
-        [job.steps_total for job in new],
-        [job.batch for job in new],
-        [job.inputs for job in new],
-        [job.output for job in new],
-    )
-    owned = [(_owner(job), step) for job in new for step in job.steps]
-    await insert_steps(connection, owned, released)
-    await insert_skipped(
-        connection, [(_owner(job), *step) for job in new for step in job.skipped]
-    )
-
-
-def _owner(job: NewJob) -> Owner:
-    return job.id, job.tenant, job.priority
 
 
 async def insert_steps(
@@ -231,44 +82,24 @@ async def insert_steps(
     released: Sequence[bool],
 ) -> None:
     """Write steps of one or more jobs as queued, held or released."""
-    if owned:
-        await connection.execute(
-            _INSERT_STEPS,
-            *_columns([owner for owner, _ in owned]),
-            [step.path for _, step in owned],
-            [step.kind for _, step in owned],
-            [step.pool for _, step in owned],
-            [step.request for _, step in owned],
-            [step.timeout_s for _, step in owned],
-            [step.max_attempts for _, step in owned],
-            [step.model for _, step in owned],
-            [step.why for _, step in owned],
-            [step.tokens_in for _, step in owned],
-            [step.tokens_out for _, step in owned],
-            list(released),
-            [orjson.dumps(step.models).decode() for _, step in owned],
-        )
+    rows = (
+        new_steps.queued(owner, step, released=is_released)
+        for (owner, step), is_released in zip(owned, released, strict=True)
+    )
+    await _insert_steps(connection, rows)
 
 
 async def insert_skipped(
     connection: Connection, owned: Sequence[tuple[Owner, str, str]]
 ) -> None:
     """Write steps of one or more jobs, by path and kind, that `plan()` passed over."""
-    if owned:
-        await connection.execute(
-            _INSERT_SKIPPED,
-            *_columns([owner for owner, _, _ in owned]),
-            [path for _, path, _ in owned],
-            [kind for _, _, kind in owned],
-        )
+    await _insert_steps(connection, (new_steps.skipped(*one) for one in owned))
 
 
-def _columns(owners: Sequence[Owner]) -> tuple[list[UUID], list[str], list[int]]:
-    return (
-        [job for job, _, _ in owners],
-        [tenant for _, tenant, _ in owners],
-        [priority for _, _, priority in owners],
-    )
+async def _insert_steps(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    columns = new_steps.columns(new_steps.WIDTH, rows)
+    if columns[0]:
+        await connection.execute(_INSERT_STEPS, *columns)
 
 
 async def lock(connection: Connection, job: UUID) -> LockedJob | None:
@@ -362,10 +193,11 @@ async def standing(ledger: Ledger, tenant: str, job: UUID) -> Standing | None:
     return Standing(**row) if row else None
 
 
-async def queued_of(ledger: Ledger, tenant: str) -> int:
-    """Unfinished steps of a tenant, as the scheduler last counted them."""
+async def queued_each(ledger: Ledger, tenants: Sequence[str]) -> list[int]:
+    """Unfinished steps of each tenant, as the scheduler last counted them."""
     async with ledger.connection() as connection:
-        found = await connection.fetchval(
-            "select queued from tenant_load where tenant = $1", tenant
+        rows = await connection.fetch(
+            "select tenant, queued from tenant_load where tenant = any($1)", list(tenants)
         )
-    return found or 0
+    queued = {row["tenant"]: row["queued"] for row in rows}
+    return [queued.get(tenant, 0) for tenant in tenants]

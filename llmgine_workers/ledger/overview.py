@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
+from llmgine_workers import clock
 from llmgine_workers.ledger.connection import Ledger
 
 _POOLS = """
@@ -28,7 +30,7 @@ from names left join counts using (pool) left join live using (pool) order by po
 
 
 _SEEN = """
-select pool, live as workers, slots, credit, backlogged, queued, running, waiting,
+select pool, live as workers, slots, credit, backlogged, queued, running, waiting, oldest,
        ticked_at, counted_at, paused_at, paused_reason, now() as at
 from pools order by pool
 """
@@ -39,7 +41,7 @@ class PoolSeen:
     """One pool as the scheduler saw it: at `ticked_at`, its steps at `counted_at`.
 
     `at` is the ledger's time, to tell how long ago that was; `paused_at` is since when
-    nobody may call, by a person's word.
+    nobody may call, by a person's word. `oldest` is the oldest job with a queued step.
     """
 
     pool: str
@@ -53,6 +55,7 @@ class PoolSeen:
     ticked_at: datetime
     counted_at: datetime | None
     at: datetime
+    oldest: UUID | None = None
     paused_at: datetime | None = None
     paused_reason: str | None = None
 
@@ -71,6 +74,13 @@ class PoolLoad:
     published: int
     workers: int
     slots: int
+
+
+def waits_s(seen: PoolSeen) -> float:
+    """Seconds since the oldest job with a queued step was made; 0 without one."""
+    if seen.oldest is None:
+        return 0.0
+    return max(0.0, (seen.at - clock.made_at(seen.oldest)).total_seconds())
 
 
 async def pools_seen(ledger: Ledger) -> dict[str, PoolSeen]:

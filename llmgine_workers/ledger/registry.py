@@ -25,6 +25,15 @@ async def keep(connection: Connection, chains: Sequence[tuple[str, str, str]]) -
     )
 
 
+async def store_each(
+    ledger: Ledger, several: Sequence[Sequence[tuple[str, str, str]]]
+) -> list[None]:
+    """The chains of several submits in one statement."""
+    unique = {chain[1]: chain for chains in several for chain in chains}
+    await store(ledger, list(unique.values()))
+    return [None] * len(several)
+
+
 async def push(ledger: Ledger, name: str, version: str, body: str) -> None:
     """Store a version and make it what the name means from now on."""
     await store(ledger, [(name, version, body)])
@@ -37,13 +46,14 @@ async def push(ledger: Ledger, name: str, version: str, body: str) -> None:
         )  # fmt: skip
 
 
-async def head(ledger: Ledger, name: str) -> str | None:
-    """The version that a name means now."""
+async def heads(ledger: Ledger, names: Sequence[str]) -> list[str | None]:
+    """The versions that names mean now."""
     async with ledger.connection() as connection:
-        found = await connection.fetchval(
-            "select version from chain_heads where name = $1", name
+        rows = await connection.fetch(
+            "select name, version from chain_heads where name = any($1)", list(names)
         )
-    return str(found) if found else None
+    versions = {row["name"]: str(row["version"]) for row in rows}
+    return [versions.get(name) for name in names]
 
 
 async def body(connection: Connection, version: str) -> str | None:

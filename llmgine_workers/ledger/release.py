@@ -102,22 +102,24 @@ returning s.job_id, s.path, s.pool, j.chain_name, j.run
 # steps cost nothing.
 _COUNT_LOAD = """
 with unfinished as materialized (
-    select tenant, pool, 'queued' as state, count(*) as n from steps
+    select tenant, pool, 'queued' as state, count(*) as n, min(job_id::text) as oldest
+    from steps
     where state = 'queued' and released_at is null group by tenant, pool
     union all
-    select tenant, pool, 'queued', count(*) from steps
+    select tenant, pool, 'queued', count(*), min(job_id::text) from steps
     where state = 'queued' and released_at is not null group by tenant, pool
     union all
-    select tenant, pool, 'waiting', count(*) from steps
+    select tenant, pool, 'waiting', count(*), null from steps
     where state = 'waiting' group by tenant, pool
     union all
-    select tenant, pool, 'running', count(*) from steps
+    select tenant, pool, 'running', count(*), null from steps
     where state = 'running' group by tenant, pool
 ), of_pools as (
-    update pools set counted_at = now(), (queued, running, waiting) = (
+    update pools set counted_at = now(), (queued, running, waiting, oldest) = (
         select coalesce(sum(n) filter (where state = 'queued'), 0),
                coalesce(sum(n) filter (where state = 'running'), 0),
-               coalesce(sum(n) filter (where state = 'waiting'), 0)
+               coalesce(sum(n) filter (where state = 'waiting'), 0),
+               min(oldest)::uuid
         from unfinished where unfinished.pool = pools.pool)
 )
 insert into tenant_load select tenant, sum(n) from unfinished

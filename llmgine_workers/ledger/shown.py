@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+from uuid import UUID
 
 import asyncpg
 import orjson
 
 from llmgine_workers.clock import rfc3339
-from llmgine_workers.ledger.records import CLASSES
+from llmgine_workers.ledger.records import CLASSES, NewJob
+
+Row: TypeAlias = asyncpg.Record | Mapping[str, Any]
 
 JOB_STATES = ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
 STEP_STATES = (
@@ -19,12 +24,20 @@ TOKENS = (
 )  # fmt: skip
 
 
+_NOT_YET = (
+    "dead_letter", "inputs", "output", "failure", "started_at", "finished_at",
+    "unpriced", "doubt_unpriced",
+)  # fmt: skip
+_NOTHING = ("run", "model_calls", "cost", "doubt")
+_FREE = {"cost": 0, "unpriced": False}
+
+
 def usd(micro_dollars: int | None) -> float | None:
     """Dollars as the interface shows them; None is unknown."""
     return None if micro_dollars is None else micro_dollars / 1_000_000
 
 
-def job(row: asyncpg.Record) -> dict[str, Any]:
+def job(row: Row) -> dict[str, Any]:
     """A job as interface section 3 shows it."""
     self_link = f"/v1/jobs/{row['id']}"
     return {
@@ -59,7 +72,45 @@ def job(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def batch(row: asyncpg.Record) -> dict[str, Any]:
+def new_job(made: NewJob, at: datetime) -> dict[str, Any]:
+    """A job as it was written at that moment, without asking for it again.
+
+    `inputs` is a fragment that only orjson can write.
+    """
+    row = {
+        **dict.fromkeys(_NOT_YET),
+        **dict.fromkeys(
+            (*STEP_STATES, *TOKENS, "run", "model_calls", "cost", "doubt"), 0
+        ),
+        "id": made.id,
+        "tenant": made.tenant,
+        "batch": made.batch,
+        "chain_name": made.chain_name,
+        "chain_version": made.chain_version,
+        "metadata": dict(made.metadata),
+        "simulated": made.simulated,
+        "shown": "queued",
+        "steps_total": made.steps_total,
+        "queued": len(made.steps),
+        "skipped": len(made.skipped),
+        "class": made.priority,
+        "timeout_s": made.timeout_s,
+        "max_attempts": made.max_attempts,
+        "max_cost": made.max_cost,
+        "stream": made.stream,
+        "created_at": at,
+        "expires_at": at + timedelta(seconds=made.timeout_s),
+    }
+    return {**job(row), "inputs": orjson.Fragment(made.inputs)}
+
+
+def new_batch(batch_id: UUID, total: int, at: datetime) -> dict[str, Any]:
+    """A batch as it was written at that moment."""
+    counts = {**dict.fromkeys(JOB_STATES, 0), "queued": total}
+    return batch({"id": batch_id, "total": total, **counts, **_FREE, "created_at": at})
+
+
+def batch(row: Row) -> dict[str, Any]:
     """A batch as interface section 2 shows it."""
     return {
         "id": str(row["id"]),
@@ -70,13 +121,13 @@ def batch(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def _progress(row: asyncpg.Record) -> dict[str, int]:
+def _progress(row: Row) -> dict[str, int]:
     """`total` is of the steps known by now, where maps and loops make more of them."""
     counts = {state: row[state] for state in STEP_STATES}
     return {"total": max(row["steps_total"], sum(counts.values())), **counts}
 
 
-def _options(row: asyncpg.Record) -> dict[str, Any]:
+def _options(row: Row) -> dict[str, Any]:
     return {
         "priority": CLASSES[row["class"]],
         "timeout_s": row["timeout_s"],
@@ -87,7 +138,7 @@ def _options(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def step(row: asyncpg.Record) -> dict[str, Any]:
+def step(row: Row) -> dict[str, Any]:
     """A step without its attempts and its request."""
     stored = value(row["output"]) or {}
     unwell = row["state"] in ("failed", "waiting")
@@ -111,7 +162,7 @@ def step(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def attempt(row: asyncpg.Record) -> dict[str, Any]:
+def attempt(row: Row) -> dict[str, Any]:
     """One physical call."""
     return {
         "id": str(row["id"]),
@@ -128,7 +179,7 @@ def attempt(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def _waiting(row: asyncpg.Record) -> dict[str, Any]:
+def _waiting(row: Row) -> dict[str, Any]:
     return {
         "reason": row["reason"],
         "detail": row["detail"],
@@ -137,12 +188,12 @@ def _waiting(row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def usage(row: asyncpg.Record) -> dict[str, int]:
+def usage(row: Row) -> dict[str, int]:
     """The sums over attempts."""
     return {"calls": row["model_calls"], **{name: row[name] for name in TOKENS}}
 
 
-def cost(row: asyncpg.Record) -> float | None:
+def cost(row: Row) -> float | None:
     """In dollars; None while a part of it is unknown."""
     return None if row["unpriced"] else usd(row["cost"])
 

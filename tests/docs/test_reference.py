@@ -109,7 +109,7 @@ def test_the_codes_that_are_never_answered_are_named() -> None:
     all_of_it = (
         front + _source("llmgine_workers/engine") + _source("llmgine_workers/ledger")
     )
-    raised = re.findall(r'(?:Problem|Refusal|_refus(?:e|al))\(\s*"(\w+)"', all_of_it)
+    raised = re.findall(r'(?:Problem|Refusal|_?refus(?:e|al))\(\s*"(\w+)"', all_of_it)
     kinds = re.findall(r'^    code = "(\w+)"', all_of_it, re.M)
     told = [code for code in PROBLEMS if front.count(f'"{code}"') > 1]  # one: the table
     (named,) = re.findall(

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from llmgine_workers.engine.hints import Hints
+from llmgine_workers.engine.intake import Intake
 from llmgine_workers.engine.outcome import Outcome
 from llmgine_workers.engine.planning import Models
 from llmgine_workers.engine.pools import Pools
@@ -20,6 +21,7 @@ from llmgine_workers.ephemeral.connection import Ephemeral
 from llmgine_workers.ephemeral.signals import Signals
 from llmgine_workers.ephemeral.streams import Streams
 from llmgine_workers.events.emit import Events
+from llmgine_workers.events.metrics import Metrics
 from llmgine_workers.ledger import release, workers
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.records import StepKey
@@ -167,7 +169,9 @@ class Line:
             "streams": Streams(self.ephemeral),
             "signals": Signals(self.ephemeral),
             "events": Events([self.ear]),
+            "metrics": Metrics(),
             "hints": Hints(self.broker, ledger, self.broker.prefix),
+            "intake": Intake(ledger, self.settings.gateway.max_queued_per_tenant),
             "pools": Pools(ledger),
             "chains": Chains(ledger),
             "models": Models(self.settings, ENABLED),

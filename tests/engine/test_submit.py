@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from llmgine_workers.engine import intake
 from llmgine_workers.engine.submit import JobRequest, Options, submit, submit_batch
 from llmgine_workers.errors import Refusal
 from llmgine_workers.events import facts
@@ -175,9 +176,10 @@ async def test_the_same_key_finds_the_first_batch(line: Line) -> None:
 
 
 async def test_a_key_finds_its_job_also_when_the_request_would_be_refused_by_now(
-    line: Line,
+    line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The chain is gone, or the queue is full: the first answer stands."""
+    monkeypatch.setattr(intake, "LOOK_AGAIN_S", 0.0)
     owner, same = tenant(), request()
     first = await submit(line.rt, owner, same, KEY)
     async with line.ledger.connection() as connection:

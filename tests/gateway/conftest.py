@@ -22,6 +22,7 @@ from gateway.app import create_app
 from llmgine_workers import clock, keys
 from llmgine_workers.errors import Failure
 from llmgine_workers.events import facts
+from llmgine_workers.events.metrics import Metrics
 from llmgine_workers.ledger import api_keys, jobs
 from llmgine_workers.ledger.api_keys import ApiKey
 from llmgine_workers.ledger.connection import Ledger
@@ -88,7 +89,7 @@ async def standin(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StandIn]:
 
     monkeypatch.setattr(api_keys, "found", found)
     settings = Settings.model_validate({"gateway": {"max_body": MAX_BODY}})
-    rt = SimpleNamespace(settings=settings, ledger=None, streams=None)
+    rt = SimpleNamespace(settings=settings, ledger=None, streams=None, metrics=Metrics())
 
     @asynccontextmanager
     async def opener(_: Settings, __: Mapping[str, str]) -> AsyncIterator[Any]:

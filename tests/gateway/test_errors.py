@@ -179,10 +179,6 @@ async def test_a_wrong_method_is_told_the_right_ones(
     assert set(answer.headers["allow"].split(", ")) == allowed
 
 
-async def test_dead_letters_are_not_there_yet(standin: StandIn) -> None:
-    assert (await standin.client.get("/v1/dead-letters")).status_code == 404
-
-
 async def test_every_answer_names_its_request(standin: StandIn) -> None:
     good = await standin.client.get("/healthz")
     bad = await standin.client.get("/nothing")

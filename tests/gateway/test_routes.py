@@ -380,9 +380,11 @@ async def test_the_document_describes_every_route_without_fastapis_own_errors(
         "/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/steps",
         "/v1/jobs/{job}/steps/{path}", "/v1/jobs/{job}/events", "/v1/jobs/{job}/cancel",
         "/v1/jobs/{job}/explain", "/v1/batches", "/v1/batches/{batch}", "/v1/pools",
-        "/v1/chains", "/healthz", "/readyz",
+        "/v1/chains", "/healthz", "/readyz", "/metrics",
         "/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/v1/dead-letters",
-        "/v1/dead-letters/{letter}", "/v1/dead-letter-groups",
+        "/v1/dead-letters/{letter}", "/v1/dead-letter-groups", "/v1/dead-letters/ignore",
+        "/v1/dead-letters/discard", "/v1/replays", "/v1/replays/{replay}",
+        "/v1/replays/{replay}/abort",
     }  # fmt: skip
     text = json.dumps(document)
     assert "HTTPValidationError" not in text

@@ -15,6 +15,7 @@ from llmgine_workers.ledger import (
     letters,
     release,
     steps,
+    submits,
     sweep,
     workers,
 )
@@ -70,7 +71,9 @@ class Place:
     ) -> list[StepKey]:
         """Submit a job; answers the keys of its steps."""
         job = self.job(*new, **more)
-        await jobs.insert(self.ledger, job, [released] * len(job.steps), None)
+        await submits.insert(
+            self.ledger, submits.Submit(job, [released] * len(job.steps))
+        )
         return [StepKey(job.id, step.path) for step in job.steps]
 
     async def worker(self, slots: int = 10) -> UUID:

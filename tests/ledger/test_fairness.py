@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import jobs, release
+from llmgine_workers.ledger import release, submits
 from llmgine_workers.ledger.fairness import Counted, Head, Queue, Turns, take_turns
 from llmgine_workers.ledger.records import CLASSES
 from tests.ledger.rows import Place
@@ -143,8 +143,9 @@ async def backlog(place: Place) -> Place:
                       tenant=f"{tenant}-{place.pool}")
             for n in range(count)
         ]  # fmt: skip
-        async with place.ledger.transaction() as connection:
-            await jobs._insert(connection, new, [False] * count)
+        await submits.insert_each(
+            place.ledger, [submits.Submit(job, [False]) for job in new]
+        )
     return place
 
 

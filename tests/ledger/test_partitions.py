@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import jobs, letters, partitions
+from llmgine_workers.ledger import letters, partitions, submits
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.migrate import migrate
 from llmgine_workers.ledger.partitions import TABLES
@@ -132,7 +132,9 @@ async def test_pruning_forgets_old_keys_but_none_of_an_active_job(place: Place) 
     tenant = f"t{uuid4().hex}"
     active, ended = place.job(tenant=tenant), place.job(tenant=tenant)
     for job in (active, ended):
-        await jobs.insert(place.ledger, job, [False], (f"key {job.id}", b"hash"))
+        await submits.insert(
+            place.ledger, submits.Submit(job, [False], (f"key {job.id}", b"hash"))
+        )
     await place.end(ended.id, "cancelled", None)
     await place.rows(
         "update idempotency set created_at = now() - interval '25 hours' "

@@ -10,9 +10,16 @@ import asyncpg
 import pytest
 
 from llmgine_workers import clock
-from llmgine_workers.ledger import history, jobs, release, steps
+from llmgine_workers.ledger import history, idempotency, jobs, release, steps
 from llmgine_workers.ledger.idempotency import KeyTaken
 from llmgine_workers.ledger.records import StepKey
+from llmgine_workers.ledger.submits import (
+    Batch,
+    Submit,
+    insert,
+    insert_batch,
+    insert_each,
+)
 from tests.ledger.rows import Place
 
 pytestmark = pytest.mark.integration
@@ -24,7 +31,7 @@ async def test_a_submit_writes_job_steps_and_payloads_together(place: Place) -> 
     job = place.job(
         place.step("a"), place.step("b"), inputs='{"text": "x"}', skipped=(("c", "map"),)
     )
-    await jobs.insert(place.ledger, job, [True, False], None)
+    await insert(place.ledger, Submit(job, [True, False]))
 
     row = await place.job_row(job.id)
     assert (row["state"], row["ending"], row["run"]) == ("active", None, 0)
@@ -45,18 +52,18 @@ async def test_a_submit_writes_job_steps_and_payloads_together(place: Place) -> 
 async def test_a_submit_that_fails_in_the_middle_leaves_nothing(place: Place) -> None:
     job = place.job(place.step("a"), place.step("a"))
     with pytest.raises(asyncpg.UniqueViolationError):
-        await jobs.insert(place.ledger, job, [True, True], ("key", HASH))
+        await insert(place.ledger, Submit(job, [True, True], ("key", HASH)))
     for table, column in (("jobs", "id"), ("steps", "job_id"), ("payloads", "job_id")):
         assert await place.rows(f"select from {table} where {column} = $1", job.id) == []
     again = replace(job, steps=job.steps[:1])
-    await jobs.insert(place.ledger, again, [True], ("key", HASH))
+    await insert(place.ledger, Submit(again, [True], ("key", HASH)))
 
 
 async def submitted(place: Place, tenant: str, key: str, body_hash: bytes) -> UUID:
     """The job that a request with this key gets, whoever made it."""
     job = place.job(tenant=tenant)
     try:
-        await jobs.insert(place.ledger, job, [False], (key, body_hash))
+        await insert(place.ledger, Submit(job, [False], (key, body_hash)))
     except KeyTaken as taken:
         return taken.made
     return job.id
@@ -72,12 +79,82 @@ async def test_fifty_requests_at_once_with_one_key_make_one_job(place: Place) ->
     assert [row["id"] for row in rows] == found[:1]
 
 
+async def test_many_submits_go_into_one_transaction_and_one_taken_key_stops_no_other(
+    place: Place,
+) -> None:
+    """The same moment of all says that it was one."""
+    tenant = place.job().tenant
+    await submitted(place, tenant, "taken", HASH)
+    several = [
+        Submit(place.job(place.step("a"), place.step("b")), [True, False]),
+        Submit(place.job(tenant=tenant), [False], ("taken", HASH)),
+        Submit(place.job(tenant=tenant, skipped=(("c", "tool"),)), [True], ("new", HASH)),
+        Submit(place.job(tenant=tenant), [True], ("new", OTHER_HASH)),
+        Submit(place.job(), [True]),
+    ]
+    moments = await insert_each(place.ledger, several)
+    assert [moment is None for moment in moments] == [False, True, False, True, False]
+    made = [one.job.id for one, moment in zip(several, moments, strict=True) if moment]
+    rows = await place.rows("select * from jobs where id = any($1)", made)
+    assert {row["created_at"] for row in rows} == {moments[0]}
+    assert len(rows) == 3
+    for one in (several[1], several[3]):
+        for table, column in (
+            ("jobs", "id"),
+            ("steps", "job_id"),
+            ("payloads", "job_id"),
+        ):
+            select = f"select from {table} where {column} = $1"
+            assert await place.rows(select, one.job.id) == []
+    a = await place.step_row(StepKey(made[0], "a"))
+    b = await place.step_row(StepKey(made[0], "b"))
+    c = await place.step_row(StepKey(made[1], "c"))
+    assert (a["released_at"] is None, b["released_at"] is None) == (False, True)
+    assert (c["state"], c["finished_at"] is None) == ("skipped", False)
+    with pytest.raises(KeyTaken) as taken:
+        await insert(place.ledger, several[3])
+    assert (taken.value.made, taken.value.body_hash) == (made[1], HASH)
+
+
+async def test_a_key_that_is_about_to_be_taken_holds_up_no_other_submit(
+    place: Place,
+) -> None:
+    tenant = place.job().tenant
+    first = place.job(tenant=tenant)
+    key = idempotency.Key(tenant, "slow", HASH)
+    async with place.ledger.transaction() as connection:
+        await idempotency.take(connection, key, first.id, is_batch=False)
+        slow = Submit(place.job(tenant=tenant), [True], ("slow", HASH))
+        quick = Submit(place.job(tenant=tenant), [True], ("quick", HASH))
+        refused, made = await insert_each(place.ledger, [slow, quick])
+        assert (refused, made is None) == (None, False)
+        waiting = asyncio.ensure_future(insert(place.ledger, slow))
+        done, _ = await asyncio.wait([waiting], timeout=0.2)
+        assert not done, "it waits for the first to be decided"
+    with pytest.raises(KeyTaken) as taken:
+        await waiting
+    assert taken.value.made == first.id
+
+
+async def test_jobs_of_a_batch_are_made_at_one_moment(place: Place) -> None:
+    tenant = place.job().tenant
+    batch = clock.uuid7()
+    jobs_of_it = [place.job(tenant=tenant, batch=batch) for _ in range(3)]
+    at = await insert_batch(
+        place.ledger, Batch(batch, tenant, jobs_of_it, [True] * 3), None
+    )
+    rows = await place.rows("select * from jobs where batch = $1", batch)
+    assert {row["created_at"] for row in rows} == {at}
+    assert len(rows) == 3
+
+
 async def test_another_body_is_told_the_first_ones_hash(place: Place) -> None:
     tenant = place.job().tenant
     first = await submitted(place, tenant, "order-17", HASH)
     with pytest.raises(KeyTaken) as taken:
-        await jobs.insert(
-            place.ledger, place.job(tenant=tenant), [False], ("order-17", OTHER_HASH)
+        await insert(
+            place.ledger,
+            Submit(place.job(tenant=tenant), [False], ("order-17", OTHER_HASH)),
         )
     assert taken.value.made == first
     assert taken.value.body_hash == HASH
@@ -131,18 +208,18 @@ async def test_the_load_of_a_tenant_is_what_the_scheduler_last_counted(
     place: Place,
 ) -> None:
     tenant = place.job().tenant
-    assert await jobs.queued_of(place.ledger, tenant) == 0
+    assert await jobs.queued_each(place.ledger, [tenant]) == [0]
     waiting, running, _ = await place.submit(
         place.step("a"), place.step("b"), place.step("c"), tenant=tenant
     )
     await steps.wait(place.ledger, waiting, 60, "limit", "")
     await place.claimed(running)
-    assert await jobs.queued_of(place.ledger, tenant) == 0
+    assert await jobs.queued_each(place.ledger, [tenant]) == [0]
     await release.count_load(place.ledger)
-    assert await jobs.queued_of(place.ledger, tenant) == 2
+    assert await jobs.queued_each(place.ledger, [tenant]) == [2]
     await place.end(running.job, "cancelled", None)
     await release.count_load(place.ledger)
-    assert await jobs.queued_of(place.ledger, tenant) == 0
+    assert await jobs.queued_each(place.ledger, [tenant]) == [0]
 
 
 async def test_the_id_of_a_job_says_when_it_came() -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from llmgine_workers import clock, keys
 from llmgine_workers.errors import Failure
-from llmgine_workers.ledger import api_keys, jobs, outcomes, shown, steps, views
+from llmgine_workers.ledger import (
+    api_keys,
+    jobs,
+    outcomes,
+    shown,
+    steps,
+    submits,
+    views,
+)
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.ledger.migrate import migrate
 from llmgine_workers.ledger.records import NewJob, NewStep, StepKey
@@ -51,7 +59,7 @@ async def submit(ledger: Ledger, tenant: str, *new: NewStep, **more: Any) -> UUI
             "inputs": '{"text": "..."}', "steps": new or (step(),), **more,
         }
     )  # fmt: skip
-    await jobs.insert(ledger, job, [False] * len(job.steps), None)
+    await submits.insert(ledger, submits.Submit(job, [False] * len(job.steps)))
     return job.id
 
 
