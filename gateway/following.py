@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import cast
 from uuid import UUID
 
 from llmgine_workers.ephemeral.connection import EphemeralDown
@@ -31,17 +30,12 @@ async def pages(
     """
     while True:
         with suppress(EphemeralDown):
-            async with aclosing(_follow(streams, job, after)) as following:
+            async with aclosing(streams.follow(job, after, SILENCE_S)) as following:
                 async for page in following:
                     yield page
                     after = page.last
         yield None
         await asyncio.sleep(POLL_S)
-
-
-def _follow(streams: Streams, job: UUID, after: int) -> AsyncGenerator[Page, None]:
-    # Written as an iterator there; closing it at once gives its connection back.
-    return cast("AsyncGenerator[Page, None]", streams.follow(job, after, SILENCE_S))
 
 
 async def has_ended(ledger: Ledger, job: UUID) -> bool:

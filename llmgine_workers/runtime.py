@@ -82,6 +82,7 @@ async def open_runtime(
         broker = open_broker(settings.broker.url, prefix)
         stack.push_async_callback(broker.close)
         streams = Streams(ephemeral)
+        stack.push_async_callback(streams.close)
         metrics = Metrics()
         rt = Runtime(
             settings=settings,

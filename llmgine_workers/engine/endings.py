@@ -84,6 +84,11 @@ async def stopped(visit: Visit, why: str | None) -> Outcome:
         return await _finish(visit, "cancelled", None, None)
     if why == "grace is over":
         await while_away(lambda: steps.give_back(visit.rt.ledger, [claim], "ambiguous"))
+        await visit.rt.events.emit(
+            facts.StepRestarted(
+                claim.key.job, claim.key.path, claim.n, why, fence=claim.fence + 1
+            )
+        )
     return Skip(why or "stopped")
 
 
@@ -111,9 +116,14 @@ async def _later(
     )
     until = clock.now() + timedelta(seconds=delay_s)
     await visit.rt.events.emit(
-        facts.StepRestarted(claim.key.job, claim.key.path, claim.n, reason),
+        facts.StepRestarted(
+            claim.key.job, claim.key.path, claim.n, reason, fence=claim.fence
+        ),
         facts.StepWaiting(
-            claim.key.job, claim.key.path, tell.waiting(reason, detail, until)
+            claim.key.job,
+            claim.key.path,
+            tell.waiting(reason, detail, until),
+            fence=claim.fence,
         ),
     )
     return Retry(detail, until)

@@ -118,7 +118,10 @@ async def _told(visit: Visit, move: Move, reason: str, *, moved: bool) -> Failov
     rt, step = visit.rt, visit.step
     job, path = step.key.job, step.key.path
     if visit.claim:
-        await rt.events.emit(facts.StepRestarted(job, path, visit.claim.n, "failover"))
+        claim = visit.claim
+        await rt.events.emit(
+            facts.StepRestarted(job, path, claim.n, "failover", fence=claim.fence)
+        )
     await rt.events.emit(
         facts.StepFailedOver(job, path, move.model, reason),
         facts.StepQueued(job, path, step.kind, move.pool),

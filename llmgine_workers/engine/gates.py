@@ -113,7 +113,11 @@ async def attempt(visit: Visit, call: Next) -> Answer:
     visit.opened(claim)
     await visit.rt.events.emit(
         facts.StepStarted(
-            claim.key.job, claim.key.path, attempt=claim.n, model=visit.step.model
+            claim.key.job,
+            claim.key.path,
+            attempt=claim.n,
+            model=visit.step.model,
+            fence=claim.fence,
         )
     )
     try:

@@ -50,6 +50,7 @@ def _teller(visit: Visit) -> OnDelta:
                 text=delta.text,
                 reasoning=delta.reasoning,
                 tool_call=delta.tool_call,
+                fence=claim.fence,
             )
         )
 

@@ -132,4 +132,5 @@ def _finished(finish: Finish, state: str) -> facts.StepFinished:
         usage=billed.usage,
         cost_usd=None if billed.cost is None else billed.cost / 1_000_000,
         error=finish.failure,
+        fence=finish.claim.fence or None,
     )

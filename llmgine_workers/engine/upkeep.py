@@ -72,7 +72,14 @@ async def take_back_lost_steps(rt: Runtime) -> None:
         if one.crashes_now >= rt.settings.steps.max_crashes:
             await _give_up(rt, one)
         elif taken := await sweep.take_back(rt.ledger, one):
-            await rt.events.emit(facts.LeaseLost(one.key.job, one.key.path, one.fence))
+            job, path, lost = one.key.job, one.key.path, one.fence
+            # With the next fence, so that its late deltas are shut out at once.
+            await rt.events.emit(
+                facts.LeaseLost(job, path, lost),
+                facts.StepRestarted(
+                    job, path, one.claim.n, "worker lost", fence=lost + 1
+                ),
+            )
             await told(rt, taken)
 
 

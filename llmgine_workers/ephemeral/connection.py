@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -43,6 +44,47 @@ class Script:
     def __init__(self, source: str) -> None:
         self.source = source
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+class Line:
+    """A connection of its own that the server may speak on at any time."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._closed = False
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def send(self, *command: Argument) -> None:
+        """Say something; the answer is received. Raises EphemeralDown."""
+        if self._closed:  # or redis-py would silently connect anew
+            raise EphemeralDown("the connection was closed")
+        try:
+            await self._connection.send_command(*command, check_health=False)
+        except (RedisError, OSError) as error:
+            raise EphemeralDown(str(error)) from None
+
+    def post(self, *command: Argument) -> None:
+        """Say something without waiting; a failure shows in `receive`."""
+        task = asyncio.create_task(self._sent(*command))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def receive(self) -> Any:
+        """What the server says next, however long that takes. Raises EphemeralDown."""
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except (RedisError, OSError) as error:
+            raise EphemeralDown(str(error) or "the connection was closed") from None
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._closed = True
+        with suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
+
+    async def _sent(self, *command: Argument) -> None:
+        with suppress(EphemeralDown):
+            await self.send(*command)
 
 
 class Ephemeral:
@@ -107,6 +149,18 @@ class Ephemeral:
                 return await _execute(self._blocking, command)
         except (RedisError, OSError, TimeoutError) as error:
             raise EphemeralDown(str(error) or "a blocking read hangs") from None
+
+    async def open_line(self) -> Line:
+        """A connection to listen on; whoever asked closes it."""
+        self._refuse_if_down()
+        pool: Any = self._blocking.connection_pool
+        connection: Any = pool.make_connection()
+        try:
+            async with asyncio.timeout(PROBE_ANSWER_S):
+                await connection.connect()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise EphemeralDown(str(error) or "no connection") from None
+        return Line(connection)
 
     async def close(self) -> None:
         """Stop probing and close the connections."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from llmgine_workers.ephemeral.broadcast import Broadcast
 from llmgine_workers.ephemeral.connection import Argument, Ephemeral, Script
 
 MAX_EVENTS = 10_000
@@ -14,16 +15,19 @@ MAX_EVENTS = 10_000
 LIVE_S = 86_400
 """How long a stream of an unfinished job lives after its last event (seconds)."""
 PAGE = 500
-BLOCK_S = 1.0
+SILENCE_S = 5.0
 
 # The stream's newest id is the counter, so numbers and events cannot part. A stream
 # that is missing although its job has begun was lost (or expired): it goes on at the
 # server's time in ms, above every number it can have had, so that any `after` of
 # before is older than what is there and the reader asks for a snapshot.
+# A step's highest fence is kept beside: what a worker says that has lost the step
+# meanwhile is not written. What is written is broadcast to those who follow.
 _APPEND = Script("""
 local now = redis.call('TIME')
 local at, lasts = 2, {}
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS, 2 do
+  local key, fences = KEYS[i], KEYS[i + 1]
   local begins, keep, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
   at = at + 3
   local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
@@ -33,14 +37,24 @@ for i, key in ipairs(KEYS) do
   elseif begins == '1' then
     seq = 0
   end
+  local told = {string.format('%.0f', seq + 1)}
   for _ = 1, count do
-    seq = seq + 1
-    redis.call('XADD', key, 'MAXLEN', '~', ARGV[1], string.format('%.0f-0', seq),
-      't', ARGV[at], 'b', ARGV[at + 1])
-    at = at + 2
+    local step, fence = ARGV[at + 2], tonumber(ARGV[at + 3])
+    local highest = fence > 0 and tonumber(redis.call('HGET', fences, step) or 0) or 0
+    if fence >= highest then
+      if fence > highest then redis.call('HSET', fences, step, fence) end
+      seq = seq + 1
+      redis.call('XADD', key, 'MAXLEN', '~', ARGV[1], string.format('%.0f-0', seq),
+        't', ARGV[at], 'b', ARGV[at + 1])
+      table.insert(told, ARGV[at])
+      table.insert(told, ARGV[at + 1])
+    end
+    at = at + 4
   end
   redis.call('EXPIRE', key, keep)
-  lasts[i] = seq
+  redis.call('EXPIRE', fences, keep)
+  if #told > 1 then redis.call('PUBLISH', key, table.concat(told, '\\n')) end
+  lasts[#lasts + 1] = seq
 end
 return lasts
 """)
@@ -57,10 +71,16 @@ return {oldest[1], newest[1], found}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event to be written: its type and its JSON object, without `type` and `seq`."""
+    """An event to be written: its type and its JSON object, without `type` and `seq`.
+
+    With a `fence` it is dropped if its step has been heard of with a higher one. The
+    body is one line.
+    """
 
     type: str
     body: bytes
+    step: str = ""
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +132,7 @@ class Streams:
 
     def __init__(self, ephemeral: Ephemeral) -> None:
         self._ephemeral = ephemeral
+        self._broadcast = Broadcast(ephemeral)
 
     async def append(self, *batches: Batch) -> list[int]:
         """Number and write the events of one or more jobs in one call.
@@ -123,8 +144,8 @@ class Streams:
         for batch in batches:
             arguments += (int(batch.begins), batch.keep_s, len(batch.entries))
             for entry in batch.entries:
-                arguments += (entry.type, entry.body)
-        keys = [self._key(batch.job) for batch in batches]
+                arguments += (entry.type, entry.body, entry.step, entry.fence)
+        keys = [key for batch in batches for key in self._keys(batch.job)]
         lasts: list[int] = await self._ephemeral.run(_APPEND, keys, *arguments)
         return lasts
 
@@ -140,36 +161,58 @@ class Streams:
         return Page(events, events[-1].seq, gap=after + 1 < first)
 
     async def follow(
-        self, job: UUID, after: int = 0, block_s: float = BLOCK_S
-    ) -> AsyncIterator[Page]:
-        """Pages as they come, for ever; an empty one after `block_s` of silence.
+        self, job: UUID, after: int = 0, silence_s: float = SILENCE_S
+    ) -> AsyncGenerator[Page, None]:
+        """Pages as they come, for ever; an empty one after `silence_s` of silence.
 
-        The empty pages are the caller's chance to ping or to stop. Raises
-        EphemeralDown when Redis goes away: begin anew with the last number.
+        All followers of this process share one connection. What it brings continues
+        what was read; where it does not (a message was lost, or this follower is too
+        slow to have been waited for), the stream is read again, and what is no longer
+        there either is a gap. The empty pages are the caller's chance to ping or to
+        stop. Raises EphemeralDown when Redis goes away: begin anew with the last number.
         """
-        page = await self.read(job, after)
-        while True:
-            yield page
-            after = page.last
-            page = await self._next(job, after, block_s)
+        async with self._broadcast.listening(self._key(job)) as heard:
+            page = await self.read(job, after)
+            while True:
+                yield page
+                after, heard_on = page.last, None
+                if len(page.events) < PAGE:
+                    heard_on = _continued(await heard.within(silence_s), after)
+                page = heard_on or await self.read(job, after)
 
     async def expire(self, job: UUID, keep_s: float) -> None:
         """Forget the stream after that many seconds. Raises EphemeralDown."""
-        await self._ephemeral.command("PEXPIRE", self._key(job), int(keep_s * 1000))
+        for key in self._keys(job):
+            await self._ephemeral.command("PEXPIRE", key, int(keep_s * 1000))
 
-    async def _next(self, job: UUID, after: int, block_s: float) -> Page:
-        reply = await self._ephemeral.blocking(
-            block_s,
-            *("XREAD", "COUNT", PAGE, "BLOCK", int(block_s * 1000)),
-            *("STREAMS", self._key(job), f"{after}-0"),
-        )
-        events = _events(reply[0][1]) if reply else ()
-        if not events:
-            return Page((), after, gap=False)
-        return Page(events, events[-1].seq, gap=events[0].seq != after + 1)
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._broadcast.close()
 
     def _key(self, job: UUID) -> str:
         return self._ephemeral.key("stream", str(job))
+
+    def _keys(self, job: UUID) -> tuple[str, str]:
+        return self._key(job), self._ephemeral.key("fences", str(job))
+
+
+def _continued(messages: Sequence[bytes] | None, after: int) -> Page | None:
+    """What was heard as a page; None if it does not go on right after that number."""
+    if messages is None:
+        return None
+    events = tuple(
+        event for message in messages for event in _heard(message) if event.seq > after
+    )
+    if not events:
+        return Page((), after, gap=False)
+    joined = events[0].seq == after + 1 and len(events) == events[-1].seq - after
+    return Page(events, events[-1].seq, gap=False) if joined else None
+
+
+def _heard(message: bytes) -> Iterator[StreamEvent]:
+    first, *lines = message.split(b"\n")
+    for n, (kind, body) in enumerate(zip(lines[::2], lines[1::2], strict=True)):
+        yield StreamEvent(int(first) + n, kind.decode(), body)
 
 
 def _events(found: Sequence[Any]) -> tuple[StreamEvent, ...]:

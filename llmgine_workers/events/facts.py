@@ -30,9 +30,14 @@ class JobFact(Fact):
 
 @dataclass(frozen=True)
 class StepFact(JobFact):
-    """A public fact of one step, by its path."""
+    """A public fact of one step, by its path.
+
+    `fence` says by which claim it is known (it is not told): the stream drops what
+    comes from a lower one. None: by nobody's.
+    """
 
     step: str
+    fence: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -351,6 +356,9 @@ class WorkerStopped(WorkerFact):
     type = "worker.stopped"
 
 
+_KEPT = ("fence",)
+
+
 def as_public(fact: JobFact, seq: int) -> dict[str, Any]:
     """The event as clients see it (interface section 6)."""
     return {"type": fact.type, "seq": seq, **public_fields(fact)}
@@ -361,7 +369,11 @@ def public_fields(fact: JobFact) -> dict[str, Any]:
     found = {"job": str(fact.job), "at": clock.rfc3339(fact.at)}
     for entry in fields(fact):
         value = getattr(fact, entry.name)
-        if entry.name in found or (value is None and isinstance(fact, StepDelta)):
+        if (
+            entry.name in _KEPT
+            or entry.name in found
+            or (value is None and isinstance(fact, StepDelta))
+        ):
             continue
         found[entry.name] = _plain(value)
     return found

@@ -45,7 +45,7 @@ class _Held:
         mine = self.fact
         return (
             isinstance(mine, StepDelta)
-            and mine.attempt == delta.attempt
+            and (mine.attempt, mine.fence) == (delta.attempt, delta.fence)
             and (
                 (mine.text is not None and delta.text is not None)
                 or (mine.reasoning is not None and delta.reasoning is not None)
@@ -57,7 +57,8 @@ class _Held:
         if self.pieces:
             kind = "text" if "text" in found else "reasoning"
             found[kind] = "".join((found[kind], *self.pieces))
-        return Entry(self.fact.type, _encode(found))
+        step, fence = found.get("step", ""), getattr(self.fact, "fence", None)
+        return Entry(self.fact.type, _encode(found), step, fence or 0)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from llmgine_workers.clock import uuid7
+from llmgine_workers.ephemeral import broadcast
 from llmgine_workers.ephemeral import streams as streams_module
 from llmgine_workers.ephemeral.connection import Ephemeral, EphemeralDown
 from llmgine_workers.ephemeral.streams import Batch, Entry, Page, Streams
@@ -98,7 +99,7 @@ async def test_following_delivers_what_comes_and_empty_pages_in_silence(
     streams: Streams, job: UUID
 ) -> None:
     await streams.append(batch(job, "a"))
-    follower = streams.follow(job, block_s=0.05)
+    follower = streams.follow(job, silence_s=0.05)
     assert texts(await anext(follower)) == ["a"]
     assert await anext(follower) == Page((), 1, gap=False)
     waiting = asyncio.ensure_future(anext(follower))
@@ -110,7 +111,7 @@ async def test_a_follower_can_be_cancelled_and_another_resumes_exactly(
     streams: Streams, job: UUID
 ) -> None:
     await streams.append(batch(job, "a", "b"))
-    follower = streams.follow(job, after=1, block_s=5.0)
+    follower = streams.follow(job, after=1, silence_s=5.0)
     assert texts(await anext(follower)) == ["b"]
     waiting = asyncio.ensure_future(anext(follower))
     await asyncio.sleep(0)
@@ -158,6 +159,67 @@ async def test_a_follower_is_told_when_its_stream_was_lost_meanwhile(
     await streams.append(batch(job, "b", begins=False))
     page = await waiting
     assert (page.gap, texts(page)) == (True, ["b"])
+
+
+async def test_who_has_lost_a_step_writes_nothing_about_it(
+    streams: Streams, job: UUID
+) -> None:
+    def said(text: str, fence: int) -> Entry:
+        return Entry("step.delta", json.dumps({"text": text}).encode(), "draft", fence)
+
+    await streams.append(Batch(job, [said("old", 1)], begins=True))
+    await streams.append(Batch(job, [said("new", 2), said("late", 1)]))
+    await streams.append(Batch(job, [said("later", 1), said("on", 2)]))
+    await streams.append(Batch(job, [said("last", 1)]))
+    page = await streams.read(job)
+    assert texts(page) == ["old", "new", "on"]
+    assert numbers(page) == [1, 2, 3]
+
+
+async def test_followers_of_many_jobs_share_one_connection(
+    redis_url: str, new_ephemeral: NewEphemeral
+) -> None:
+    ephemeral = new_ephemeral(redis_url, answer_s=PATIENT_S)
+    streams, jobs = Streams(ephemeral), [uuid7() for _ in range(50)]
+    followers = [streams.follow(job) for job in jobs for _ in range(2)]
+    await asyncio.gather(*(anext(follower) for follower in followers))
+    pages = asyncio.gather(*(anext(follower) for follower in followers))
+    await streams.append(*(batch(job, str(job)) for job in jobs))
+    heard = [texts(page) for page in await pages]
+    assert heard == [[str(job)] for job in jobs for _ in range(2)]
+    channels = [ephemeral.key("stream", str(job)) for job in jobs]
+    told = await ephemeral.command("PUBSUB", "NUMSUB", *channels)
+    assert told[1::2] == [1] * 50
+    for follower in followers:
+        await follower.aclose()
+    await eventually_silent(ephemeral, channels)
+    await streams.close()
+
+
+async def eventually_silent(ephemeral: Ephemeral, channels: list[str]) -> None:
+    for _ in range(500):
+        if not any((await ephemeral.command("PUBSUB", "NUMSUB", *channels))[1::2]):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("somebody still listens")
+
+
+async def test_a_slow_follower_reads_again_what_was_not_kept_for_it(
+    streams: Streams, job: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "MAX_HELD", 3)
+    follower = streams.follow(job)
+    await anext(follower)
+    for n in range(10):
+        await streams.append(batch(job, str(n)))
+    seen: list[str] = []
+    async with asyncio.timeout(5):
+        while len(seen) < 10:
+            page = await anext(follower)
+            assert not page.gap
+            seen += texts(page)
+    assert seen == [str(n) for n in range(10)]
+    await follower.aclose()
 
 
 async def test_a_stream_ends_some_time_after_its_job(
