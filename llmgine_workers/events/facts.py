@@ -356,7 +356,8 @@ class WorkerStopped(WorkerFact):
     type = "worker.stopped"
 
 
-_KEPT = ("fence",)
+INTERNAL = ("fence",)
+"""Fields of public facts that the stream goes by and does not show."""
 
 
 def as_public(fact: JobFact, seq: int) -> dict[str, Any]:
@@ -370,7 +371,7 @@ def public_fields(fact: JobFact) -> dict[str, Any]:
     for entry in fields(fact):
         value = getattr(fact, entry.name)
         if (
-            entry.name in _KEPT
+            entry.name in INTERNAL
             or entry.name in found
             or (value is None and isinstance(fact, StepDelta))
         ):
