@@ -1,23 +1,26 @@
-"""The gateway over HTTP: where it is, which key to send, what a refusal means."""
+"""The gateway: where it is, which key to send, and what its refusals mean here."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 
+from llmgine_workers import client
 from llmgine_workers.cli import state
 from llmgine_workers.cli.exits import Exit, exit_of, exit_of_http
+from llmgine_workers.client import AsyncClient
+from llmgine_workers.client.connection import DEFAULT_URL
 from llmgine_workers.errors import ConfigurationError, LlmgineError
 
-DEFAULT_URL = "http://127.0.0.1:8080"
+CALL_S = 2.0
+"""How long a command tries a gateway that does not answer."""
+STREAM_S = 120.0
+"""How long a gateway that has answered before may be away."""
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_TRIES = 4
-_TIMEOUT = httpx2.Timeout(10, read=90)  # a `wait` is answered after 60 s at most
 
 
 class GatewayUnreachable(LlmgineError):
@@ -27,7 +30,7 @@ class GatewayUnreachable(LlmgineError):
 
 
 class Refused(LlmgineError):
-    """The gateway's answer was an error; `problem` is its document."""
+    """The gateway's answer was an error; `problem` is its document, or what it had."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         code = problem.get("code")
@@ -63,44 +66,23 @@ class Access:
         return cls(url.rstrip("/"), key)
 
 
+@dataclass(frozen=True)
 class Api:
-    """Calls of the HTTP interface; Refused or GatewayUnreachable if they fail."""
+    """The Python client twice: `calls` give up soon, `streams` outlive a restart."""
 
-    def __init__(self, client: httpx2.AsyncClient) -> None:
-        self.client = client
-
-    async def get(self, path: str, **params: Any) -> Any:
-        """The answer of a GET."""
-        return await self._call("GET", path, params=params)
-
-    async def post(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
-        """The answer of a POST that may safely be repeated (Idempotency-Key)."""
-        return await self._call("POST", path, json=body, headers=dict(headers))
-
-    async def _call(self, method: str, path: str, **options: Any) -> Any:
-        for attempt in range(_TRIES):
-            try:
-                response = await self.client.request(method, path, **options)
-            except httpx2.TransportError as error:
-                if attempt + 1 == _TRIES:
-                    raise unreachable(self.client, error) from None
-                await asyncio.sleep(0.2 * 2**attempt)
-            else:
-                return answer_of(response)
-        raise AssertionError("unreachable: the last try returns or raises")
+    calls: AsyncClient
+    streams: AsyncClient
 
 
 @asynccontextmanager
 async def connected(access: Access) -> AsyncIterator[Api]:
-    """An open connection to the gateway."""
-    headers = {"Authorization": f"Bearer {access.key}"} if access.key else {}
-    async with httpx2.AsyncClient(
-        base_url=access.url,
-        headers=headers,
-        timeout=_TIMEOUT,
-        trust_env=not is_local(access.url),  # a proxy would not find this machine
-    ) as client:
-        yield Api(client)
+    """The gateway; Refused or GatewayUnreachable for what the client raises inside."""
+    with _as_ours(access):
+        async with (
+            AsyncClient(access.url, access.key, retry_s=CALL_S) as calls,
+            AsyncClient(access.url, access.key, retry_s=STREAM_S) as streams,
+        ):
+            yield Api(calls, streams)
 
 
 def is_local(url: str) -> bool:
@@ -114,21 +96,30 @@ def is_local(url: str) -> bool:
     return parts.host in _LOOPBACK
 
 
-def answer_of(response: httpx2.Response) -> Any:
-    """The JSON of a success; Refused for anything else."""
+@contextmanager
+def _as_ours(access: Access) -> Iterator[None]:
+    if access.key and not (access.key.isascii() and access.key.isprintable()):
+        raise ConfigurationError("LLMGINE_API_KEY is not printable ASCII")
     try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if response.is_success:
-        return body
-    raise Refused(response.status_code, body if isinstance(body, dict) else {})
+        yield
+    except client.Refused as refused:
+        raise Refused(refused.status, problem_of(refused)) from None
+    except client.Unavailable as trouble:
+        if trouble.status is None:
+            raise GatewayUnreachable(
+                f"no gateway answers at {access.url}: {trouble.__cause__ or trouble} "
+                "(start one with llmgine up, or set LLMGINE_URL)"
+            ) from None
+        raise Refused(trouble.status, problem_of(trouble)) from None
+    except client.BadAnswer as answer:
+        raise LlmgineError(f"{access.url}: {answer}", "bad_answer") from None
 
 
-def unreachable(client: httpx2.AsyncClient, error: Exception) -> GatewayUnreachable:
-    """Says where nobody answered, and what to do."""
-    reason = str(error) or type(error).__name__
-    return GatewayUnreachable(
-        f"no gateway answers at {client.base_url}: {reason} "
-        "(start one with llmgine up, or set LLMGINE_URL)"
-    )
+def problem_of(error: client.Refused | client.Unavailable) -> dict[str, Any]:
+    """The gateway's document, as far as the client has read it."""
+    known = error.code if not str(error.code).startswith("http_") else None
+    found = {"code": known, "request_id": error.request_id}
+    if isinstance(error, client.Refused):
+        found["detail"] = error.detail
+        return {**found, "errors": [one.document() for one in error.findings]}
+    return {**found, "detail": str(error)}

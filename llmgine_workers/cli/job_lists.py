@@ -15,6 +15,7 @@ from llmgine_workers.errors import LlmgineError
 
 if TYPE_CHECKING:
     from llmgine_workers.cli.api import Api
+    from llmgine_workers.client.calls import Wanted
 
 jobs = use.jobs
 _COLUMNS = ("id", "created_at", "chain", "state", "cost_usd", "note")
@@ -101,7 +102,7 @@ def explain_job(
     context: typer.Context, job: use.JobArgument, *, as_json: JsonOption = False
 ) -> None:
     """Say why a job is where it is."""
-    found = use.with_api(context, lambda api: api.get(f"{use.path(job)}/explain"))
+    found = use.with_api(context, lambda api: _explained(api, job))
     if as_json:
         terminal.say_json(found)
     else:
@@ -114,44 +115,47 @@ def _wanted(
     batch: str | None,
     metadata: Sequence[str] | None,
     since: str | None,
-) -> dict[str, str]:
-    """The query of these filters."""
+) -> Wanted:
+    """What these filters name."""
+    from datetime import datetime
+
     from llmgine_workers.cli import values
 
-    named = {"state": state, "chain": chain, "batch": batch}
-    found = {name: value for name, value in named.items() if value is not None}
-    for name, value in values.texts("--metadata", metadata or ()).items():
-        found[f"metadata.{name}"] = value
+    found: Wanted = {}
+    if state is not None:
+        found["state"] = state
+    if chain is not None:
+        found["chain"] = chain
+    if batch is not None:
+        found["batch"] = batch
+    if metadata:
+        found["metadata"] = values.texts("--metadata", metadata)
     if since is not None:
-        found["created_after"] = values.moment("--since", since)
+        found["created_after"] = datetime.fromisoformat(values.moment("--since", since))
     return found
 
 
-async def _listed(
-    api: Api, wanted: Mapping[str, str], limit: int | None
-) -> list[dict[str, Any]]:
-    """Page by page; a page may be empty and have a next one."""
-    found: list[dict[str, Any]] = []
-    cursor: dict[str, str] = {}
-    while limit is None or len(found) < limit:
-        size = _MAX_PAGE if limit is None else min(_MAX_PAGE, limit - len(found))
-        page = await api.get("/v1/jobs", **wanted, **cursor, limit=size)
-        found += page["data"]
-        if page["next_cursor"] is None:
-            break
-        cursor = {"cursor": page["next_cursor"]}
-    return found
+async def _explained(api: Api, job: str) -> dict[str, Any]:
+    return (await api.calls.explain(job)).document()
 
 
-async def _unfinished(api: Api, wanted: Mapping[str, str]) -> list[str]:
+async def _listed(api: Api, wanted: Wanted, limit: int | None) -> list[dict[str, Any]]:
+    return [job.document() async for job in api.calls.jobs(limit=limit, **wanted)]
+
+
+async def _unfinished(api: Api, wanted: Wanted) -> list[str]:
     states = [wanted["state"]] if "state" in wanted else list(_UNFINISHED)
     # A job that moves on in between is met twice, or not at all: cancelling says which.
     found = [
         job["id"]
         for state in states
-        for job in await _listed(api, {**wanted, "state": state}, None)
+        for job in await _listed(api, _in_state(wanted, state), None)
     ]
     return list(dict.fromkeys(found))
+
+
+def _in_state(wanted: Wanted, state: str) -> Wanted:
+    return {**wanted, "state": state}
 
 
 async def _cancel_all(api: Api, ids: Sequence[str]) -> dict[str, list[str]]:
@@ -172,10 +176,10 @@ async def _cancel_all(api: Api, ids: Sequence[str]) -> dict[str, list[str]]:
 
 
 async def _cancel(api: Api, job: str) -> str:
-    from llmgine_workers.cli.api import Refused
+    from llmgine_workers.client import Refused
 
     try:
-        await api.post(f"{use.path(job)}/cancel", None, {})
+        await api.calls.cancel(job)
     except Refused as refused:
         if refused.code not in _ENDED:
             raise

@@ -14,13 +14,14 @@ from uuid import UUID
 
 import httpx2
 
-from llmgine_workers import clock, dead_letters
+from llmgine_workers import dead_letters
 from llmgine_workers.broker.topology import dead_queue
 from llmgine_workers.cli import api as gateway
-from llmgine_workers.cli import follow, stores, terminal, witness
+from llmgine_workers.cli import stores, terminal, witness
 from llmgine_workers.cli.live import Transcript
 from llmgine_workers.cli.stack import Stack
 from llmgine_workers.cli.witness import Call, Witness
+from llmgine_workers.client import StepDelta
 from llmgine_workers.engine.replay import replay
 from llmgine_workers.errors import LlmgineError
 from llmgine_workers.runtime import Runtime
@@ -71,7 +72,7 @@ class _Seen:
     """A job that was watched to its end."""
 
     job: Job
-    last_event: str
+    last_event: int
     streamed: dict[str, list[tuple[float, str]]]
 
 
@@ -139,21 +140,18 @@ class _Stage:
         await self._check_depth(0)
 
     async def _submit(self, chain: str, inputs: Mapping[str, Any]) -> str:
-        headers = {"Idempotency-Key": str(clock.uuid7())}
-        body = {"chain": chain, "inputs": inputs}
-        job = await self.api.post("/v1/jobs", body, headers)
-        return str(job["id"])
+        return (await self.api.calls.submit(chain, inputs)).id
 
-    async def _watch(self, job: str, after: str = "") -> _Seen:
+    async def _watch(self, job: str, after: int = 0) -> _Seen:
         transcript = Transcript()
         streamed: dict[str, list[tuple[float, str]]] = {}
-        async for event in follow.events(self.api, job, after):
-            terminal.stream(transcript.add(event))
-            after = str(event["seq"])
-            if event["type"] == "step.delta" and event.get("text"):
-                piece = (time.monotonic(), event["text"])
-                streamed.setdefault(event["step"], []).append(piece)
-        return _Seen(await self.api.get(f"/v1/jobs/{job}"), after, streamed)
+        async for event in self.api.streams.stream(job, after=after):
+            terminal.stream(transcript.add(event.document()))
+            after = event.seq
+            if isinstance(event, StepDelta) and event.text:
+                piece = (time.monotonic(), event.text)
+                streamed.setdefault(event.step, []).append(piece)
+        return _Seen((await self.api.calls.job(job)).document(), after, streamed)
 
     async def _calls(self, job: str) -> list[Call]:
         """The simulator's calls; it writes the end of one just after we have read it."""

@@ -16,9 +16,9 @@ from llmgine_workers.cli.invocation import JsonOption
 
 if TYPE_CHECKING:
     from llmgine_workers.cli.api import Api
+    from llmgine_workers.client import Work
 
 _FILE = re.compile(r".*\.(ya?ml|json)|.*/.*", re.S)
-_WAIT_S = 60  # the longest the gateway holds an answer back
 
 jobs = typer.Typer(no_args_is_help=True, help="Look at jobs, and cancel them.")
 
@@ -53,7 +53,7 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")
 
 @dataclass(frozen=True)
 class _Ask:
-    body: Mapping[str, Any]
+    work: Work
     watch: bool
     wait: bool
     as_json: bool
@@ -80,13 +80,15 @@ def submit(  # noqa: PLR0913 - a command's options are its parameters
 
     if watch and wait:
         raise Usage("--watch and --wait exclude each other")
-    options = {"priority": priority, "timeout": timeout, "max_cost_usd": max_cost}
-    body = {
-        **_work(what, values.inputs(input_ or ())),
-        "metadata": values.texts("--metadata", metadata or ()),
-        "options": {name: value for name, value in options.items() if value is not None},
-    }
-    with_api(context, lambda api: _submit(api, _Ask(body, watch, wait, as_json)))
+    work = _work(what, values.inputs(input_ or ()))
+    work["metadata"] = values.texts("--metadata", metadata or ())
+    if priority is not None:
+        work["priority"] = priority
+    if timeout is not None:
+        work["timeout"] = timeout
+    if max_cost is not None:
+        work["max_cost_usd"] = max_cost
+    with_api(context, lambda api: _submit(api, _Ask(work, watch, wait, as_json)))
 
 
 def watch(
@@ -107,7 +109,7 @@ def show(
     """Show a job, or one of its steps with its attempts."""
     from llmgine_workers.cli import shown
 
-    found = with_api(context, lambda api: api.get(path(job, step)))
+    found = with_api(context, lambda api: _looked_at(api, job, step))
     if as_json:
         terminal.say_json(found)
     elif step:
@@ -143,7 +145,7 @@ def with_api(context: typer.Context, work: Any) -> Any:
     return invocation.wait_for(connect_and_work)
 
 
-def _work(what: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _work(what: str, inputs: Mapping[str, Any]) -> Work:
     """The part of the request that says what to run."""
     if what.startswith("tool:"):
         return {"tool": what.removeprefix("tool:"), "arguments": inputs}
@@ -154,41 +156,51 @@ def _work(what: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {"chain": chain_files.definition(Path(what)), "inputs": inputs}
 
 
+async def _looked_at(api: Api, job: str, step: str | None) -> dict[str, Any]:
+    found = await (api.calls.step(job, step) if step else api.calls.job(job))
+    return found.document()
+
+
 async def _submit(api: Api, ask: _Ask) -> None:
-    from llmgine_workers import clock
-
-    # The same key in every try: a POST whose answer was lost makes no second job.
-    headers = {"Idempotency-Key": str(clock.uuid7())}
-    wait = f"?wait={_WAIT_S}" if ask.wait else ""
-    job = await api.post(f"/v1/jobs{wait}", ask.body, headers)
+    if ask.wait:
+        _conclude(await _ended(api, ask.work), as_json=ask.as_json)
+        return
+    job = await api.calls.submit(**ask.work)
     if ask.watch:
-        await _follow(api, job["id"], as_json=ask.as_json)
-    elif ask.wait:
-        _conclude(await _ended(api, job), as_json=ask.as_json)
+        await _followed(api, job.id, as_json=ask.as_json)
     elif ask.as_json:
-        terminal.say_json(job)
+        terminal.say_json(job.document())
     else:
-        terminal.say(job["id"])
+        terminal.say(job.id)
 
 
-async def _ended(api: Api, job: dict[str, Any]) -> dict[str, Any]:
-    while job["state"] not in ("succeeded", "failed", "cancelled"):
-        job = await api.get(path(job["id"]), wait=_WAIT_S)
-    return job
+async def _ended(api: Api, work: Work) -> dict[str, Any]:
+    """The job at its end, whichever that is."""
+    from llmgine_workers import client
+
+    try:
+        return (await api.calls.run(**work)).document()
+    except client.JobFailed as failed:
+        return failed.job.document()
 
 
 async def _follow(api: Api, job: str, *, as_json: bool) -> None:
-    from llmgine_workers.cli import follow
+    await api.calls.job(job)  # an absent gateway, or no such job, is told soon
+    await _followed(api, job, as_json=as_json)
+
+
+async def _followed(api: Api, job: str, *, as_json: bool) -> None:
     from llmgine_workers.cli.live import Transcript
 
     transcript = Transcript()
-    async for event in follow.events(api, job):
-        told = transcript.add(event)
+    async for event in api.streams.stream(job):
+        found = event.document()
+        told = transcript.add(found)
         if as_json:
-            terminal.say(terminal.as_json(event))
+            terminal.say(terminal.as_json(found))
         elif told:
             terminal.stream(told)
-    ended = await api.get(path(job))
+    ended = (await api.calls.job(job)).document()
     if not as_json and transcript.outcome is None:  # nothing was left to stream
         _conclude(ended, as_json=False)
     _raise_unless_succeeded(ended)
@@ -217,21 +229,5 @@ def _raise_unless_succeeded(job: Mapping[str, Any]) -> None:
     raise JobFailed(f"failed{where}: {error.get('code')}: {error.get('message')}{mend}")
 
 
-async def _all_steps(api: Api, job: str) -> list[Any]:
-    found: list[Any] = []
-    cursor: str | None = None
-    while True:
-        params = {"cursor": cursor} if cursor else {}
-        page = await api.get(f"{path(job)}/steps", **params)
-        found += page["data"]
-        cursor = page.get("next_cursor")
-        if not cursor:
-            return found
-
-
-def path(job: str, step: str | None = None) -> str:
-    """The address of a job, or of one of its steps."""
-    from urllib.parse import quote
-
-    found = f"/v1/jobs/{quote(job, safe='')}"
-    return f"{found}/steps/{quote(step, safe='')}" if step else found
+async def _all_steps(api: Api, job: str) -> list[dict[str, Any]]:
+    return [step.document() async for step in api.calls.steps(job)]
