@@ -9,7 +9,6 @@ import typer
 from llmgine_workers.cli import invocation, reach, terminal
 from llmgine_workers.cli.invocation import JsonOption
 from llmgine_workers.errors import LlmgineError
-from llmgine_workers.settings import TOOLS_POOL
 
 commands = typer.Typer(no_args_is_help=True, help="The pools of workers.")
 
@@ -79,6 +78,8 @@ def resume(
 
 def _known(context: typer.Context, pool: str) -> None:
     """LlmgineError for a pool that these settings do not have."""
+    from llmgine_workers.settings import TOOLS_POOL
+
     settings = invocation.of(context).settings()
     known = (*settings.providers, TOOLS_POOL)
     if pool not in known:
