@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from gateway.auth import Keyring
 from gateway.context import Gateway
+from gateway.event_stream import PING_EVERY_S
 from gateway.handlers import HANDLED, RequestIds, answer
 from gateway.heads import MAX_HEAD_BYTES
 from gateway.openapi import schema_of
@@ -37,6 +38,8 @@ from llmgine_workers.ledger import schema
 from llmgine_workers.runtime import Runtime, open_runtime
 from llmgine_workers.settings import Settings
 
+MAX_SAID_BYTES = 4096
+"""Of a message that a WebSocket's client sends: it has nothing to tell."""
 GRACE_S = 10
 """How long SIGTERM lets open requests go on; waits and streams end at once."""
 
@@ -88,6 +91,10 @@ def serve(settings: Settings, environ: Mapping[str, str]) -> None:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        log_level="warning",  # uvicorn's line on a WebSocket would tell its token
+        ws_ping_interval=PING_EVERY_S,
+        ws_max_size=MAX_SAID_BYTES,
+        ws_per_message_deflate=False,
     )
     with (
         _listening(settings.gateway.listen) as listener,

@@ -28,6 +28,7 @@ class Caller:
 
     tenant: str
     scopes: frozenset[str]
+    key: str = ""
 
     def need(self, scope: str) -> None:
         """Problem `missing_scope` unless the key has it."""
@@ -50,17 +51,18 @@ class Keyring:
         scheme, _, text = (authorization or "").partition(" ")
         presented = keys.parse(text.strip()) if scheme.lower() == "bearer" else None
         if presented is None:
-            _refuse()
-        stored = await self._stored(presented.id)
+            refuse()
+        stored = await self.stored(presented.id)
         if (
             stored is None
             or stored.revoked_at
             or not keys.matches(presented, stored.hash)
         ):
-            _refuse()
-        return Caller(stored.tenant, stored.scopes)
+            refuse()
+        return Caller(stored.tenant, stored.scopes, stored.id)
 
-    async def _stored(self, key_id: str) -> ApiKey | None:
+    async def stored(self, key_id: str) -> ApiKey | None:
+        """The key's row, at most `CACHED_S` old; None if there is none."""
         seen_at, known = self._seen.get(key_id, (None, None))
         if seen_at is not None and self._clock() - seen_at < CACHED_S:
             return known
@@ -73,7 +75,8 @@ class Keyring:
         return known
 
 
-def _refuse() -> Never:
+def refuse() -> Never:
+    """Problem `unauthenticated`."""
     raise Problem(
         "unauthenticated",
         "send Authorization: Bearer with a key that is known and not revoked",
@@ -81,10 +84,10 @@ def _refuse() -> Never:
     )
 
 
-_scheme = HTTPBearer(auto_error=False, description="An API key `llmg_<id>_<secret>`")
+SCHEME = HTTPBearer(auto_error=False, description="An API key `llmg_<id>_<secret>`")
 
 
-async def _caller(request: Request, _: Annotated[Any, Depends(_scheme)]) -> Caller:
+async def _caller(request: Request, _: Annotated[Any, Depends(SCHEME)]) -> Caller:
     keyring: Keyring = request.app.state.gateway.keyring
     return await keyring.caller(request.headers.get("authorization"))
 

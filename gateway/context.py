@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from gateway.auth import Keyring
 from llmgine_workers.runtime import Runtime
@@ -27,8 +28,8 @@ class Gateway:
     )
 
 
-async def _of(request: Request) -> Gateway:
-    found: Gateway = request.app.state.gateway
+async def _of(connection: HTTPConnection) -> Gateway:
+    found: Gateway = connection.app.state.gateway
     return found
 
 

@@ -1,4 +1,4 @@
-"""A job's events as server-sent events: history, then live, then the end.
+"""A job's events, as they are sent: history, then live, then the end.
 
 What Redis has lost is replaced by a snapshot from the ledger. An end that only the
 ledger knows is numbered by its time in ms, above every number of the stream, so a
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -28,6 +28,23 @@ PING_EVERY_S = 15.0
 _OUTCOME = ("state", "output", "error", "usage", "cost_usd", "dead_letter")
 
 
+class Frame(NamedTuple):
+    """One event for a reader: its number, its type, its JSON object."""
+
+    seq: int
+    kind: str
+    data: bytes
+
+    @property
+    def sse(self) -> bytes:
+        """As a server-sent event."""
+        return b"id: %d\nevent: %s\ndata: %s\n\n" % (
+            self.seq,
+            self.kind.encode(),
+            self.data,
+        )
+
+
 async def is_all_told(ledger: Ledger, streams: Streams, job: UUID, after: int) -> bool:
     """Whether a reader that has seen `after` has seen the end: it is answered 204."""
     if after == 0 or not await views.has_ended(ledger, job):
@@ -40,9 +57,16 @@ async def is_all_told(ledger: Ledger, streams: Streams, job: UUID, after: int) -
     return shown is not None and after >= _end_number(shown)
 
 
+async def as_sse(source: AsyncGenerator[Frame, None]) -> AsyncGenerator[bytes, None]:
+    """The frames as server-sent events."""
+    async with aclosing(source):
+        async for frame in source:
+            yield frame.sse
+
+
 async def frames(
     ledger: Ledger, streams: Streams, job: UUID, after: int
-) -> AsyncGenerator[bytes, None]:
+) -> AsyncGenerator[Frame, None]:
     """Every event after that number, until the job's last one."""
     async with aclosing(pages(streams, job, after)) as following:
         async for page in following:
@@ -85,10 +109,10 @@ async def with_pings(
         await asyncio.gather(frame, stop, return_exceptions=True)
 
 
-async def _told(ledger: Ledger, job: UUID, after: int, page: Page | None) -> list[bytes]:
+async def _told(ledger: Ledger, job: UUID, after: int, page: Page | None) -> list[Frame]:
     if page is None:
         return []
-    told = [_frame(event.seq, event.type, event.data) for event in page.events]
+    told = [Frame(event.seq, event.type, event.data) for event in page.events]
     if page.gap:
         told.insert(0, await _snapshot(ledger, job, max(page.snapshot_seq, after)))
     return told
@@ -98,12 +122,12 @@ def _is_last(page: Page | None) -> bool:
     return page is not None and bool(page.events) and page.events[-1].type == LAST_EVENT
 
 
-async def _snapshot(ledger: Ledger, job: UUID, seq: int) -> bytes:
+async def _snapshot(ledger: Ledger, job: UUID, seq: int) -> Frame:
     taken = await while_away(lambda: views.snapshot(ledger, job))
     return _made("stream.snapshot", seq, job, clock.rfc3339(clock.now()), snapshot=taken)
 
 
-async def _ending(ledger: Ledger, job: UUID) -> list[bytes]:
+async def _ending(ledger: Ledger, job: UUID) -> list[Frame]:
     """The last two frames of a job whose stream is gone: all of it, and that it ended."""
     taken = await while_away(lambda: views.snapshot(ledger, job))
     if taken is None:
@@ -121,10 +145,6 @@ def _end_number(shown: dict[str, Any]) -> int:
     return int(datetime.fromisoformat(shown["finished_at"]).timestamp() * 1000)
 
 
-def _made(kind: str, seq: int, job: UUID, at: str | None, **fields: Any) -> bytes:
+def _made(kind: str, seq: int, job: UUID, at: str | None, **fields: Any) -> Frame:
     data = {"type": kind, "seq": seq, "job": str(job), "at": at, **fields}
-    return _frame(seq, kind, orjson.dumps(data))
-
-
-def _frame(seq: int, kind: str, data: bytes) -> bytes:
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (seq, kind.encode(), data)
+    return Frame(seq, kind, orjson.dumps(data))

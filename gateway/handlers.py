@@ -6,7 +6,7 @@ import logging
 import time
 from typing import cast
 
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -21,7 +21,10 @@ from llmgine_workers import clock
 from llmgine_workers.errors import Refusal
 from llmgine_workers.ledger.connection import LedgerDown
 
-HANDLED = (Problem, Refusal, LedgerDown, RequestValidationError, HTTPException)
+HANDLED = (
+    Problem, Refusal, LedgerDown, RequestValidationError, WebSocketRequestValidationError,
+    HTTPException,
+)  # fmt: skip
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _log = logging.getLogger(__name__)
@@ -54,9 +57,14 @@ class RequestIds:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and answer for it if the application does not."""
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await self._requested(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._upgraded(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    async def _requested(self, scope: Scope, receive: Receive, send: Send) -> None:
         began_at = time.perf_counter()
         request_id = str(clock.uuid7())
         scope.setdefault("state", {})["request_id"] = request_id
@@ -84,6 +92,15 @@ class RequestIds:
                 problem = Problem("internal", f"see the gateway's log for {request_id}")
                 await respond(scope["path"], problem, request_id)(scope, receive, named)
 
+    async def _upgraded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: a refusal is answered before the upgrade, as to any request."""
+        request_id = str(clock.uuid7())
+        scope.setdefault("state", {})["request_id"] = request_id
+        if (refused := heads.refusal(scope)) is not None:
+            await respond(scope["path"], refused, request_id)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:
     """Until the answer began: a stream or a wait may go on for long after it."""
@@ -99,7 +116,7 @@ def _problem(request: Request, error: Exception) -> Problem:
         return refusal_problem(error)
     if isinstance(error, LedgerDown):
         return ledger_down()
-    if isinstance(error, RequestValidationError):
+    if isinstance(error, (RequestValidationError, WebSocketRequestValidationError)):
         return Problem.of(findings_of(error.errors()))
     return _http_problem(request, cast("HTTPException", error))
 

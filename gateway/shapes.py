@@ -185,6 +185,14 @@ class StepPage(_Shape):
     next_cursor: str | None
 
 
+class StreamToken(_Shape):
+    """What opens one job's events until it ends."""
+
+    token: str
+    expires_at: datetime
+    url: str
+
+
 class ChainSummary(_Shape):
     """A chain that can be submitted by name; `inputs` are JSON Schemas."""
 

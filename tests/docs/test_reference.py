@@ -164,7 +164,8 @@ def _flat(router: Any) -> Iterator[Any]:
 def _scope(route: APIRoute) -> str:
     for dependency in route.dependant.dependencies:
         call = dependency.call
-        if call is not None and call.__qualname__.startswith("with_scope."):
+        name = getattr(call, "__qualname__", "")
+        if call is not None and name.startswith("with_scope"):
             return str(inspect.getclosurevars(call).nonlocals["scope"])
     return "–"
 

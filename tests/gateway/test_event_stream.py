@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from gateway import following
-from gateway.event_stream import PING, frames, is_all_told, with_pings
+from gateway.event_stream import PING, as_sse, frames, is_all_told, with_pings
 from gateway.following import wait_until_ended
 from llmgine_workers.ephemeral.connection import Ephemeral
 from llmgine_workers.ephemeral.streams import Batch, Entry, Streams
@@ -49,7 +49,7 @@ class Room:
     job: UUID
 
     def frames(self, after: int = 0) -> AsyncGenerator[bytes, None]:
-        return frames(self.ledger, self.streams, self.job, after)
+        return as_sse(frames(self.ledger, self.streams, self.job, after))
 
     async def all(self, after: int = 0) -> list[Frame]:
         async with asyncio.timeout(BOUND_S):
