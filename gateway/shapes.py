@@ -407,6 +407,6 @@ class Replay(_Shape):
 
 ALL = (
     Closed, GroupPage, LetterPage, Replay, WholeLetter,
-    Batch, ChainPage, Explanation, Health, Job, JobPage, PoolPage, Problem, Step, StepPage,
-    StreamToken,
+    Batch, ChainPage, Explanation, Health, Job, JobPage, PoolPage, Problem, Step,
+    StepPage, StreamToken,
 )  # fmt: skip
