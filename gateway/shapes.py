@@ -284,7 +284,8 @@ class Paused(_Shape):
 class Pool(_Shape):
     """The workers of one queue, and their work over all tenants.
 
-    `credit`: how many more steps may be published; `backlogged`: some are held.
+    `credit`: how many more steps may be published; `backlogged`: some are held, or wait
+    for a limit.
     """
 
     pool: str

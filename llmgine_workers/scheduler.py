@@ -94,9 +94,10 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
     """What is done, and how often (seconds)."""
     pools = rt.settings.pools(rt.environ)
     gate = Admission(rt.ephemeral, rt.settings.limits, rt.events)
+    one_by_one = asyncio.Lock()
     return [
         *(
-            (f"release {p}", RELEASE_S, partial(upkeep.release_steps, rt, gate, p))
+            (f"release {p}", RELEASE_S, partial(_release, rt, gate, one_by_one, p))
             for p in pools
         ),
         *(
@@ -121,6 +122,18 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         ("replays", REPLAYS_S, partial(replays.advance, rt)),
         ("partitions", PARTITIONS_S, partial(upkeep.keep_partitions, rt)),
     ]
+
+
+async def _release(
+    rt: Runtime, gate: Admission, one_by_one: asyncio.Lock, pool: str
+) -> None:
+    """Pools that share a limit look at it one after the other, or both would give out
+    the same room."""
+    if any(limit.provider is None for limit in rt.settings.limits):
+        async with one_by_one:
+            await upkeep.release_steps(rt, gate, pool)
+    else:
+        await upkeep.release_steps(rt, gate, pool)
 
 
 async def _each(name: str, every_s: float, duty: Duty, rounds: Rounds) -> None:

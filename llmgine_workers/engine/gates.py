@@ -64,6 +64,7 @@ async def admission(visit: Visit, call: Next) -> Answer:
     verdict = await gate.ask(demand, visit.call_seconds_left)
     if not isinstance(verdict, Admitted):
         _refuse(verdict)
+    visit.admitted = verdict
     try:
         answer = await call(visit)
     except (NotOurs, Refused):
@@ -135,6 +136,8 @@ async def attempt(visit: Visit, call: Next) -> Answer:
 async def meter(visit: Visit, call: Next) -> Answer:
     """Write down what the call used, however it ends."""
     visit.start_call()
+    if visit.admitted:  # the claim took its time
+        await visit.rt.admission.begin(visit.admitted)
     try:
         return await call(visit)
     except StepFailed as failed:

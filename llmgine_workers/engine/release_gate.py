@@ -20,7 +20,10 @@ class RoomGate:
     refusal there is the exception.
     """
 
-    def __init__(self, admission: Admission, pool: str) -> None:
+    def __init__(
+        self, admission: Admission, pool: str, beside: Sequence[str] = ()
+    ) -> None:
+        self.beside = beside
         self._admission = admission
         self._pool = pool
         self._rooms: Rooms | None = None
@@ -34,7 +37,8 @@ class RoomGate:
             self._rooms.learn(found)
 
     def take(self, head: Head) -> bool:
-        """Whether a call of this step has room; then it is taken."""
+        """Whether a call of this step has room, which is taken then, or has to ask for it
+        in person."""
         if head.model is None or self._rooms is None:
             return True  # a tool falls under no limit
         demand = Demand(
@@ -45,4 +49,5 @@ class RoomGate:
             step=f"{head.job}:{head.path}",
         )
         leave = BATCH_LEAVES if head.priority == LAST_CLASS else 0.0
-        return self._rooms.take(demand, leave=leave)
+        has_room = self._rooms.take(demand, leave=leave)
+        return has_room or self._rooms.has_to_ask(demand)

@@ -32,7 +32,8 @@ async def release_steps(rt: Runtime, admission: Admission, pool: str) -> None:
     """Row 2."""
     window = rt.settings.broker.window
     admitted = await admission.room(pool, window)
-    gate = RoomGate(admission, pool)
+    beside = [one for one in rt.settings.enabled_providers(rt.environ) if one != pool]
+    gate = RoomGate(admission, pool, beside)
     weights = {name: tenant.weight for name, tenant in rt.settings.tenants.items()}
     released = await release.tick(rt.ledger, pool, window, admitted, gate, weights)
     if released:

@@ -15,6 +15,7 @@ from llmgine_workers.errors import Failure, LlmgineError
 from llmgine_workers.ledger.budgets import Budget, budgets_of
 from llmgine_workers.ledger.records import Billed, Claim, Hinted, StepKey
 from llmgine_workers.llm import LlmAnswer
+from llmgine_workers.resilience.admission import Admitted
 
 if TYPE_CHECKING:
     from llmgine_workers.worker_runtime import WorkerRuntime
@@ -51,6 +52,7 @@ class Visit:
     step: Hinted
     request: Mapping[str, Any]
     claim: Claim | None = None
+    admitted: Admitted | None = None
     billed: Billed = field(default_factory=Billed)
     failure: Failure | None = None
     answered: LlmAnswer | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmgine_workers.ephemeral.connection import Argument, Ephemeral, Script
@@ -87,6 +87,30 @@ return over
 """
 )
 
+# ARGV: when it was reserved, then three per rule: slot_ms (of a lease 0), slots, amount.
+#
+# What counts already only counts longer, so no sum of a window grows; a reservation that
+# has left the window, or was lost, is counted anew.
+_MOVE = Script(
+    LIBRARY
+    + """
+local now, at = clock(), tonumber(ARGV[1])
+for i, key in ipairs(KEYS) do
+  local a = 1 + 3 * (i - 1)
+  local slot_ms, slots = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+  if slot_ms > 0 then
+    local from, to = math.floor(at / slot_ms), math.floor(now / slot_ms)
+    local there = tonumber(redis.call('HGET', key, whole(from)) or 0)
+    local gone = math.min(there, tonumber(ARGV[a + 3]))
+    if gone > 0 then redis.call('HINCRBY', key, whole(from), whole(-gone)) end
+    redis.call('HINCRBY', key, whole(to), ARGV[a + 3])
+    redis.call('PEXPIRE', key, slot_ms * (slots + 1))
+  end
+end
+return now
+"""
+)
+
 # ARGV: four per rule: slot_ms, slots, age, amount; of a lease: 0, its call, ms left, 0.
 _ADD = Script(
     LIBRARY
@@ -165,6 +189,15 @@ class Windows:
         over = await self._ephemeral.run(_SETTLE, keys, *arguments)
         places, excess = over[::2], over[1::2]
         return [(charges[n].rule, by) for n, by in zip(places, excess, strict=True)]
+
+    async def move(self, reserved: Reservation) -> Reservation:
+        """Count a call at this moment instead of the one that admitted it."""
+        arguments: list[Argument] = [reserved.at_ms]
+        for charge in reserved.charges:
+            arguments += (*_shape(charge.rule)[1:], charge.amount)
+        keys = [rule_key(self._ephemeral, charge.rule) for charge in reserved.charges]
+        at_ms = await self._ephemeral.run(_MOVE, keys, *arguments)
+        return replace(reserved, at_ms=at_ms)
 
     async def add(self, used: Sequence[Usage], leases: Sequence[Lease] = ()) -> None:
         """Count what happened already, limit or not."""

@@ -34,7 +34,12 @@ class Head:
 
 
 class Gate(Protocol):
-    """What the limits still admit, spent while candidates are gone through in order."""
+    """What the limits still admit, spent while candidates are gone through in order.
+
+    `beside` are other pools, whose published steps will ask the same limits.
+    """
+
+    beside: Sequence[str]
 
     async def look(self, tenants: Sequence[str]) -> None:
         """Learn what there is for these tenants."""
@@ -45,6 +50,8 @@ class Gate(Protocol):
 
 class Counted:
     """A gate that counts steps: so many in all, and fewer of the last class."""
+
+    beside: Sequence[str] = ()
 
     def __init__(self, steps: int, batch: int | None = None) -> None:
         self._steps = steps

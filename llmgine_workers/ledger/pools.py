@@ -36,6 +36,8 @@ with live as (
 select live.live, live.slots, running.n as running, published.n as published,
        exists (select from steps where pool = $1 and state = 'queued'
                and released_at is null) as held,
+       exists (select from steps where pool = $1 and state = 'waiting'
+               and reason = 'limit') as limited,
        p.published as published_before, coalesce(p.backlogged, false) as was_backlogged,
        coalesce(p.taken_per_s, 0) as taken_per_s,
        extract(epoch from now() - p.ticked_at)::float8 as since_s,
@@ -83,12 +85,19 @@ class Seen:
     running: int
     published: int
     held: bool
+    limited: bool
     published_before: int | None
     was_backlogged: bool
     taken_per_s: float
     since_s: float | None
     paused: bool
     turns: list[str]
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether new steps have to queue up: behind held ones, or behind those that wait
+        for a limit, which whoever is released past them would only find used up."""
+        return self.held or self.limited
 
     @property
     def rate(self) -> float:
@@ -143,7 +152,7 @@ async def keep(
     """Write down what this tick saw and did."""
     await connection.execute(
         _KEEP,
-        pool, seen.live, seen.slots, credit, seen.held, seen.published + released,
+        pool, seen.live, seen.slots, credit, seen.backlogged, seen.published + released,
         seen.rate, seen.turns,
     )  # fmt: skip
 

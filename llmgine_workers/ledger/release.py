@@ -61,7 +61,7 @@ order by ring.place
 
 _PUBLISHED = """
 select job_id as job, path, tenant, class as priority, model, tokens_in, tokens_out
-from steps where pool = $1 and state = 'queued' and released_at is not null
+from steps where pool = any($1) and state = 'queued' and released_at is not null
 """
 
 _LEFT = """
@@ -157,7 +157,8 @@ async def tick(
 
     By class; in a class the tenants take turns by weight (1 where none is named); of a
     tenant the oldest job goes first. Of that goes what the `gate` takes (by default so
-    many steps as are `admitted`), what is published and unclaimed counted in.
+    many steps as are `admitted`), what is published and unclaimed counted in, here and
+    in the pools beside it that the gate names.
     None if another scheduler has this tick. Publish only after it has returned.
     """
     async with ledger.transaction() as connection:
@@ -192,7 +193,8 @@ class _Tick:
 
     async def release(self, credit: int, gate: Gate) -> list[Released]:
         """Class by class, until nothing is left of the credit, or of what may go."""
-        published = await self._fetch(_PUBLISHED)
+        rows = await self._connection.fetch(_PUBLISHED, [self._pool, *gate.beside])
+        published = [Head(**row) for row in rows]
         await gate.look(sorted({one.tenant for one in published}))
         for one in published:
             gate.take(one)

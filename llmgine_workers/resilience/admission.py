@@ -51,9 +51,9 @@ PROVIDERS_WAIT = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Admitted:
-    """Make the call now; then `settle` it, or `refund` it if it was not made."""
+    """Make the call: `begin` it, then `settle` it, or `refund` it if it was not made."""
 
     demand: Demand
     reserved: Reserved
@@ -123,6 +123,10 @@ class Admission:
         if isinstance(found, NoRoom):
             return await self._no_room(demand, found)
         return self._closed(demand, found)
+
+    async def begin(self, admitted: Admitted) -> None:
+        """Right before the call: one that begins late is counted when it begins."""
+        admitted.reserved = await self.limiter.begin(admitted.reserved)
 
     async def settle(
         self,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.ephemeral.gate import Asked, Closed, Gate, Lost, Refused, Reservation
-from llmgine_workers.ephemeral.rules import Charge, Rule
+from llmgine_workers.ephemeral.rules import Charge, Rule, Window
 from llmgine_workers.ephemeral.windows import Left, Windows, usual_amount
 from llmgine_workers.resilience.local_share import LocalShare, NoRoom, never
 from llmgine_workers.resilience.rules import Units, unit_of
+
+PATIENCE_SHARE = 0.3
+"""Of the slack that a call may be late: then it is counted again when it begins. The rest
+is for its way to the provider."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Reserved:
     places: tuple[int, ...]
     shared: Reservation | None
     lease_s: float = 0.0
+    asked_at: float = 0.0
+    """Before it was asked for, by this process's monotonic clock."""
 
 
 class Limiter:
@@ -56,13 +63,17 @@ class Limiter:
     ) -> Reserved | NoRoom | Closed:
         """Ask the shared gate; raises EphemeralDown after at most 0.2 s."""
         await self._pay()
+        asked_at = self._clock()
         answer = await self._gate.admit(asked, probe_lease_s=probe_lease_s)
         if isinstance(answer, Lost):
             await self._count_again(answer)
+            asked_at = self._clock()
             answer = await self._gate.admit(asked, probe_lease_s=probe_lease_s)
         if isinstance(answer, Reservation):
             places = self._own.count(asked.call, answer.charges, asked.lease_s)
-            return Reserved(asked.call, answer.charges, places, answer, asked.lease_s)
+            return Reserved(
+                asked.call, answer.charges, places, answer, asked.lease_s, asked_at
+            )
         if isinstance(answer, Lost):
             raise EphemeralDown("emptied twice in a moment")
         return _no_room(asked, answer) if isinstance(answer, Refused) else answer
@@ -76,6 +87,18 @@ class Limiter:
         places = self._own.count(asked.call, asked.charges, asked.lease_s)
         self._owed.count(asked.call, asked.charges, asked.lease_s)
         return Reserved(asked.call, asked.charges, places, None, asked.lease_s)
+
+    async def begin(self, reserved: Reserved) -> Reserved:
+        """The call begins now. One that comes late is counted now, so that it does not
+        outlast what was counted for it: answers what is to be settled."""
+        delay_s = self._clock() - reserved.asked_at
+        if reserved.shared is None or delay_s < _patience_s(reserved.charges):
+            return reserved
+        try:
+            moved = await self._windows.move(reserved.shared)
+        except EphemeralDown:
+            return reserved
+        return replace(reserved, shared=moved)
 
     async def settle(
         self,
@@ -165,3 +188,8 @@ def _no_room(asked: Asked, refused: Refused) -> NoRoom:
 
 def _too_large(charges: Sequence[Charge]) -> list[Charge]:
     return [charge for charge in charges if charge.amount > charge.rule.limit]
+
+
+def _patience_s(charges: Sequence[Charge]) -> float:
+    slacks = [c.rule.slack_s for c in charges if isinstance(c.rule, Window)]
+    return PATIENCE_SHARE * min(slacks, default=math.inf)

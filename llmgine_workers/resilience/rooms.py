@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from llmgine_workers.ephemeral.gate import LARGE_SHARE
-from llmgine_workers.ephemeral.rules import Charge, Rule
+from llmgine_workers.ephemeral.rules import Charge, Rule, Window
 from llmgine_workers.ephemeral.windows import Left
 from llmgine_workers.resilience.rules import Demand, Rules
 
@@ -36,14 +36,14 @@ class Rooms:
 
         It leaves that share of each limit, unless it is so large that it never could.
         """
-        if self.is_shut or self.shut.get(demand.model, 0.0) > 0:
+        if self._is_closed(demand):
             return False
         charges = self.rules.charges(demand)
         for charge in charges:
             left, limit = self._left(charge.rule, demand.step), charge.rule.limit
             kept = min(math.ceil(limit * leave), limit - charge.amount)
             if left is not None and charge.amount > left - max(0, kept):
-                return self._may_claim(charge, demand.step)
+                return False
         for charge in charges:
             taken = self._taken.get(charge.rule, 0)
             self._taken[charge.rule] = taken + charge.amount
@@ -51,15 +51,26 @@ class Rooms:
             self.shut[demand.model] = float("inf")  # one probe, and no other call
         return True
 
-    def _may_claim(self, charge: Charge, step: str) -> bool:
-        """A large call has to be refused by its worker to claim the next room: one of
-        those that wait goes and asks while nobody has a claim."""
-        found = self.left[charge.rule]
-        is_large = charge.amount > charge.rule.limit * LARGE_SHARE
-        if found.claim or not is_large or found.units >= charge.amount:
+    def has_to_ask(self, demand: Demand) -> bool:
+        """Whether a call that has no room goes all the same, for its worker's refusal.
+
+        One that never fits fails by it; a large one claims the next room by it: one of
+        those that wait, while nobody has a claim.
+        """
+        if self._is_closed(demand):
             return False
-        self.left[charge.rule] = replace(found, claim=(step, charge.amount))
-        return True
+        if self.rules.never_fits(demand):
+            return True
+        for charge in self.rules.charges(demand):
+            found = self.left.get(charge.rule)
+            if found and _is_claimable(charge, found):
+                claim = demand.step, charge.amount
+                self.left[charge.rule] = replace(found, claim=claim)
+                return True
+        return False
+
+    def _is_closed(self, demand: Demand) -> bool:
+        return self.is_shut or self.shut.get(demand.model, 0.0) > 0
 
     def _left(self, rule: Rule, step: str) -> int | None:
         found = self.left.get(rule)
@@ -67,6 +78,14 @@ class Rooms:
             return None
         held = found.claim[1] if found.claim and found.claim[0] != step else 0
         return found.units - held - self._taken.get(rule, 0)
+
+
+def _is_claimable(charge: Charge, found: Left) -> bool:
+    """Only of windows: nobody knows when a call in flight will end."""
+    is_large = charge.amount > charge.rule.limit * LARGE_SHARE
+    has_no_room = found.units < charge.amount
+    windowed = isinstance(charge.rule, Window)
+    return windowed and is_large and has_no_room and not found.claim
 
 
 def calls_that_fit(left: Mapping[Rule, Left], at_most: int) -> int:

@@ -14,7 +14,7 @@ from llmgine_workers.errors import Refusal
 from llmgine_workers.ledger.connection import Ledger
 from llmgine_workers.prices import Prices
 from llmgine_workers.worker_runtime import WorkerRuntime
-from tests.engine.line import MODEL, Line, chain, llm, open_line
+from tests.engine.line import MODEL, Line, chain, key, llm, open_line
 from tests.engine.stand_ins import USAGE, answer, failing
 
 pytestmark = pytest.mark.integration
@@ -113,3 +113,19 @@ async def test_a_bug_in_a_call_gives_its_slot_back(limited: Line) -> None:
     limited.provider.will(RuntimeError("a bug"))
     await run_step(rt, job, "draft")
     assert (await left(rt))[1] == 1
+
+
+async def test_a_call_is_said_to_begin_after_its_claim_and_before_it_is_made(
+    limited: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rt = await limited.worker()
+    job = await limited.submit(chain(llm("draft", max_tokens=500)))
+    seen: list[tuple[int, int]] = []
+
+    async def begin(_: object) -> None:
+        seen.append((len(await limited.place.attempts(key(job))),
+                     len(limited.provider.calls)))  # fmt: skip
+
+    monkeypatch.setattr(rt.admission, "begin", begin)
+    await run_step(rt, job, "draft")
+    assert seen == [(1, 0)]

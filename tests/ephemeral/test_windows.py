@@ -104,6 +104,24 @@ class TestWithRedis:
         assert await door.windows.settle(first, [120]) == []
         assert await door.left(tokens) == [880]
 
+    async def test_a_call_that_begins_late_is_counted_when_it_begins(
+        self, door: Door, ephemeral: Ephemeral
+    ) -> None:
+        tokens = rule(1000, window_s=1.2)
+        first = await door.reserved(Charge(tokens, 900))
+        await asyncio.sleep(0.03)
+        moved = await door.windows.move(first)
+        assert moved.at_ms // tokens.slot_ms > first.at_ms // tokens.slot_ms
+        counted = await ephemeral.command("HGETALL", rule_key(ephemeral, tokens))
+        slots = {int(f): int(n) for f, n in zip(counted[::2], counted[1::2], strict=True)
+                 if f.isdigit()}  # fmt: skip
+        assert slots == {
+            first.at_ms // tokens.slot_ms: 0,
+            moved.at_ms // tokens.slot_ms: 900,
+        }
+        await door.windows.settle(moved, [0])
+        assert await door.left(tokens) == [1000]
+
     async def test_a_call_that_used_more_is_counted_and_told(self, door: Door) -> None:
         tokens = rule(1000)
         first = await door.reserved(Charge(tokens, 900))

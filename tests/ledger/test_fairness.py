@@ -189,3 +189,19 @@ async def test_what_is_published_counts_against_the_gate(backlog: Place) -> None
     again = await release.tick(backlog.ledger, backlog.pool, 2000, 5, Counted(5))
     assert again is not None
     assert len(again) == 2
+
+
+@pytest.mark.integration
+async def test_what_is_published_of_pools_beside_counts_against_the_gate(
+    backlog: Place,
+) -> None:
+    other = f"other-{backlog.pool}"
+    await backlog.rows(
+        "update steps set pool = $2 where (job_id, path) in (select job_id, path "
+        "from steps where pool = $1 order by job_id limit 3)",
+        backlog.pool, other,
+    )  # fmt: skip
+    assert len(await release.tick(backlog.ledger, other, 2000, 3) or []) == 3
+    gate = Counted(5)
+    gate.beside = [other]
+    assert len(await release.tick(backlog.ledger, backlog.pool, 2000, 5, gate) or []) == 2

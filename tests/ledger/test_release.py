@@ -120,6 +120,19 @@ async def test_a_pool_is_backlogged_while_it_holds_steps(place: Place) -> None:
     assert not (await state_of(place)).backlogged
 
 
+async def test_a_pool_is_backlogged_while_steps_of_it_wait_for_a_limit(
+    place: Place,
+) -> None:
+    """A new one released past them would only find it used up."""
+    limited, retried = await place.submit(), await place.submit()
+    await steps.wait(place.ledger, retried[0], 60, "retry", "it failed")
+    await place.release()
+    assert not (await state_of(place)).backlogged
+    await steps.wait(place.ledger, limited[0], 60, "limit", "it is used up")
+    await place.release()
+    assert (await state_of(place)).backlogged
+
+
 async def test_two_schedulers_at_once_release_nothing_twice(place: Place) -> None:
     keys = await held(place, 60)
     found: list[StepKey] = []

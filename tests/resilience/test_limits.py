@@ -187,12 +187,28 @@ class TestWithRedis:
     ) -> None:
         limits = ({"tokens": "1000/1m"}, {"in_flight": 1}, "5/1m")
         mine, other = Mine(ephemeral, *limits), Mine(ephemeral, *limits)
-        call = await mine.reserved(900)
-        assert await other.admitted(200) == 0
+        call = await mine.reserved(980)
+        assert await other.admitted(40) == 0  # so small a call claims nothing
         await mine.limiter.settle(call, units_of(100, 50))
         assert await mine.left() == [850, 1, 4]
         await other.limiter.refund(await other.reserved(800))
         assert await mine.left() == [850, 1, 4]
+
+    async def test_a_call_that_comes_late_is_counted_when_it_begins(
+        self, ephemeral: Ephemeral, clock: Clock
+    ) -> None:
+        mine = Mine(ephemeral, "100/1m", clock=clock)
+        call = await mine.reserved()
+        clock.pass_by(0.2)
+        assert await mine.limiter.begin(call) is call, "the slack covers it"
+        clock.pass_by(0.2)
+        await asyncio.sleep(0.002)  # the server's clock is another
+        begun = await mine.limiter.begin(call)
+        assert begun.shared is not None
+        assert call.shared is not None
+        assert begun.shared.at_ms > call.shared.at_ms
+        await mine.limiter.refund(begun)
+        assert await mine.left() == [100]
 
     async def test_a_dead_redis_gives_no_fresh_share_and_what_was_used_is_added_back(
         self, redis_server: RedisServer, new_ephemeral: NewEphemeral

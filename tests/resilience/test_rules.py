@@ -126,7 +126,7 @@ class TestRoomToRelease:
         assert rooms.take(demand(input_tokens=400))
 
     def test_what_never_fits_goes_on_to_fail_by_name(self) -> None:
-        assert self.rooms().take(demand(input_tokens=9001))
+        assert self.rooms().has_to_ask(demand(input_tokens=9001))
 
     def test_some_leave_a_share_of_every_limit_unless_they_are_too_large_to(self) -> None:
         rooms = self.rooms()
@@ -148,8 +148,11 @@ class TestRoomToRelease:
             if isinstance(rule, Window) and rule.unit == "tokens":
                 rooms.left[rule] = Left(100)
         large = [Demand("openai/gpt-5-mini", "acme", 6000, step=s) for s in "ab"]
-        assert [rooms.take(one) for one in large] == [True, False]
-        assert not rooms.take(demand(input_tokens=101))
+        assert [rooms.take(one) for one in large] == [False, False]
+        assert [rooms.has_to_ask(one) for one in large] == [True, False]
+        small = demand(input_tokens=101)
+        assert not rooms.take(small)
+        assert not rooms.has_to_ask(small)
 
     def test_claimed_room_is_for_its_step(self) -> None:
         rooms = self.rooms()
