@@ -32,6 +32,7 @@ from gateway.routes import (
     pools,
     replays,
     steps,
+    webhooks,
 )
 from llmgine_workers.errors import ConfigurationError
 from llmgine_workers.ledger import schema
@@ -44,8 +45,8 @@ GRACE_S = 10
 """How long SIGTERM lets open requests go on; waits and streams end at once."""
 
 _NOUNS = (
-    jobs, batches, steps, events, dead_letters, replays, chains, pools, openai_chat,
-    openai_models, health, metrics,
+    jobs, batches, steps, events, webhooks, dead_letters, replays, chains, pools,
+    openai_chat, openai_models, health, metrics,
 )  # fmt: skip
 Opener = Callable[[Settings, Mapping[str, str]], AbstractAsyncContextManager[Runtime]]
 

@@ -193,6 +193,35 @@ class StreamToken(_Shape):
     url: str
 
 
+class Delivery(_Shape):
+    """One try to deliver a webhook."""
+
+    at: datetime
+    status: int | None
+    error: str | None
+    ms: int
+
+
+class Webhook(_Shape):
+    """What a run's end owed, and how it was told."""
+
+    run: int
+    url: str
+    state: Literal["pending", "delivered", "failed"]
+    tries: int
+    next_at: datetime | None
+    give_up_at: datetime
+    created_at: datetime
+    finished_at: datetime | None
+    log: list[Delivery]
+
+
+class WebhookPage(_Shape):
+    """The webhooks of a job, one per run."""
+
+    data: list[Webhook]
+
+
 class ChainSummary(_Shape):
     """A chain that can be submitted by name; `inputs` are JSON Schemas."""
 
@@ -409,5 +438,5 @@ class Replay(_Shape):
 ALL = (
     Closed, GroupPage, LetterPage, Replay, WholeLetter,
     Batch, ChainPage, Explanation, Health, Job, JobPage, PoolPage, Problem, Step,
-    StepPage, StreamToken,
+    StepPage, StreamToken, WebhookPage,
 )  # fmt: skip

@@ -22,6 +22,7 @@ from chains import duration
 from gateway.errors import Problem
 from gateway.findings import findings_of
 from llmgine_workers.engine.submit import MAX_BATCH, JobRequest, Options
+from llmgine_workers.webhooks.address import MAX_URL
 
 MIN_TIMEOUT_S = 1.0
 MAX_TIMEOUT_S = 86_400.0
@@ -41,13 +42,6 @@ def _timeout(written: str) -> str:
     if not MIN_TIMEOUT_S <= seconds <= MAX_TIMEOUT_S:
         raise PydanticCustomError("out_of_range", "from 1s to 24h")
     return written
-
-
-def _no_webhook(value: Any) -> None:
-    if value is not None:
-        raise PydanticCustomError(
-            "webhook_not_allowed", "this version delivers no webhooks"
-        )
 
 
 def _chain(value: Any) -> Any:
@@ -81,9 +75,7 @@ class JobOptions(Strict):
         None
     )
     stream: bool = True
-    webhook: Annotated[
-        None, BeforeValidator(_no_webhook), WithJsonSchema({"type": "null"})
-    ] = None
+    webhook: Annotated[str, StringConstraints(max_length=MAX_URL)] | None = None
 
 
 class JobSubmission(Strict):
@@ -154,6 +146,7 @@ def _request(asked: JobSubmission, *, stream: bool) -> JobRequest:
             timeout_s=duration.seconds(options.timeout),
             max_attempts=options.max_attempts,
             max_cost_usd=options.max_cost_usd,
+            webhook=options.webhook,
             stream=options.stream if "stream" in options.model_fields_set else stream,
         ),
     )

@@ -12,7 +12,7 @@ from functools import partial
 
 from llmgine_workers import dead_letters
 from llmgine_workers.alive import TOUCH_S, toucher
-from llmgine_workers.engine import failover, replays, upkeep
+from llmgine_workers.engine import failover, replays, upkeep, webhooks
 from llmgine_workers.engine.watch import Watch
 from llmgine_workers.errors import DependencyDown
 from llmgine_workers.events.exposed import exposed
@@ -120,6 +120,7 @@ def duties(rt: Runtime) -> list[tuple[str, float, Duty]]:
         ("mirror letters", EACH_SECOND, partial(dead_letters.mirror, rt)),
         ("rotate", ROTATE_S, partial(dead_letters.rotate_if_due, rt)),
         ("replays", REPLAYS_S, partial(replays.advance, rt)),
+        ("webhooks", EACH_SECOND, partial(webhooks.deliver, rt)),
         ("partitions", PARTITIONS_S, partial(upkeep.keep_partitions, rt)),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -129,6 +131,33 @@ class FlowerSettings(_Section):
     user_env: str = "FLOWER_USER"
     password_env: str = "FLOWER_PASSWORD"  # noqa: S105 - a variable's name
     url_prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_/-]*$")] = ""
+
+
+def _network(text: str) -> str:
+    ip_network(text)
+    return text
+
+
+def _secrets(secret: SecretStr) -> SecretStr:
+    for word in secret.get_secret_value().split():
+        if not re.fullmatch(r"whsec_[A-Za-z0-9+/]{32,88}={0,2}", word):
+            raise ValueError("a secret is whsec_ and 24 to 64 bytes in base64")
+    return secret
+
+
+class WebhookSettings(_Section):
+    """What webhooks are signed with: one secret, or two (the newer first) while
+    receivers change; without one none is taken. `allow`: networks that are not public
+    and may be called all the same.
+    """
+
+    secret: Annotated[SecretStr, AfterValidator(_secrets)] = SecretStr("")
+    allow: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """`allow`, as networks."""
+        return tuple(ip_network(text) for text in self.allow)
 
 
 def _not_yet(value: str) -> str:
@@ -307,6 +336,7 @@ class Settings(_Section):
     tools: ToolSettings = ToolSettings()
     flower: FlowerSettings = FlowerSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
     models: dict[str, ModelList] = Field(default_factory=dict)
     limits: tuple[LimitSettings, ...] = ()

@@ -19,6 +19,7 @@ from llmgine_workers.cli import (
     run,
     terminal,
     use,
+    webhooks,
 )
 from llmgine_workers.cli.endings import conclude
 from llmgine_workers.cli.exits import Exit
@@ -94,6 +95,7 @@ def _register() -> None:
     panel = "Operate"
     app.command(rich_help_panel=panel)(operate.status)
     app.add_typer(pools.commands, name="pools", rich_help_panel=panel)
+    app.add_typer(webhooks.commands, name="webhooks", rich_help_panel=panel)
     app.add_typer(dlq_replay.commands, name="dlq", rich_help_panel=panel)
     app.add_typer(api_keys.commands, name="keys", rich_help_panel=panel)
     app.command(rich_help_panel=panel)(operate.prune)

@@ -13,6 +13,7 @@ from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.planning import new_step, parsed
 from llmgine_workers.errors import Refusal, StepFailed
 from llmgine_workers.ledger.records import CLASSES, NewJob, NewStep, StepKey
+from llmgine_workers.webhooks.address import NotAllowed, check_url
 
 if TYPE_CHECKING:
     from llmgine_workers.engine.submit import JobRequest
@@ -26,6 +27,7 @@ def check(
     chain = chosen.chain
     inputs, unfit = fill_inputs(chain, dict(request.inputs))
     findings = [finding.as_dict() for finding in (*unfit, *chosen.unrunnable)]
+    findings += _webhook_findings(rt, request.options.webhook)
     if findings:
         sentences = "; ".join(str(finding["detail"]) for finding in findings)
         raise Refusal(str(findings[0]["code"]), sentences, findings)
@@ -59,7 +61,22 @@ def check(
         steps=steps,
         skipped=first.skipped,
         output=output,
+        webhook=options.webhook,
     )
+
+
+def _webhook_findings(rt: Runtime, url: str | None) -> list[dict[str, object]]:
+    if url is None:
+        return []
+    settings = rt.settings.webhooks
+    try:
+        if not settings.secret.get_secret_value():
+            raise NotAllowed("cannot be signed: webhooks.secret is not set here")
+        check_url(url, settings.networks)
+    except NotAllowed as refused:
+        no = refusal("webhook_not_allowed", "/options/webhook", str(refused))
+        return [dict(finding) for finding in no.findings]
+    return []
 
 
 def _check_fits(rt: Runtime, tenant: str, steps: Iterable[NewStep], job: UUID) -> None:

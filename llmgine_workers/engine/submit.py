@@ -48,6 +48,7 @@ class Options:
     max_attempts: int | None = None
     max_cost_usd: float | None = None
     stream: bool = True
+    webhook: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from llmgine_workers.ledger.connection import Connection, Ledger
 
 TABLES = (
     "batches", "jobs", "steps", "payloads", "attempts", "letters", "replays",
-    "replay_letters",
+    "replay_letters", "webhooks",
 )  # fmt: skip
 _NO_QUEUE = "set local lock_timeout = '2s'"
 """Who waits for an exclusive lock holds up everybody behind; later will do."""

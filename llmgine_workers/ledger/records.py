@@ -65,6 +65,7 @@ class NewJob:
     skipped: tuple[tuple[str, str], ...] = ()
     output: str | None = None
     batch: UUID | None = None
+    webhook: str | None = None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def new_job(made: NewJob, at: datetime) -> dict[str, Any]:
         "max_attempts": made.max_attempts,
         "max_cost": made.max_cost,
         "stream": made.stream,
+        "webhook": made.webhook,
         "created_at": at,
         "expires_at": at + timedelta(seconds=made.timeout_s),
     }
@@ -134,7 +135,7 @@ def _options(row: Row) -> dict[str, Any]:
         "max_attempts": row["max_attempts"],
         "max_cost_usd": usd(row["max_cost"]),
         "stream": row["stream"],
-        "webhook": None,
+        "webhook": row["webhook"],
     }
 
 
@@ -159,6 +160,21 @@ def step(row: Row) -> dict[str, Any]:
         "usage": usage(row),
         "cost_usd": cost(row),
         "simulated": row["made_up"],
+    }
+
+
+def webhook(row: Row) -> dict[str, Any]:
+    """What is owed, or was told, at the end of one run."""
+    return {
+        "run": row["run"],
+        "url": row["url"],
+        "state": row["state"],
+        "tries": row["tries"],
+        "next_at": rfc3339(row["next_at"]) if row["state"] == "pending" else None,
+        "give_up_at": rfc3339(row["give_up_at"]),
+        "created_at": rfc3339(row["created_at"]),
+        "finished_at": rfc3339(row["finished_at"]),
+        "log": row["log"],
     }
 
 

@@ -30,11 +30,11 @@ with new as (
     select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[],
                          $6::bool[], $7::bool[], $8::int[], $9::float8[], $10::bigint[],
                          $11::text[], $12::int[], $13::uuid[], $14::text[], $15::text[],
-                         $16::bytea[], $17::text[])
+                         $16::bytea[], $17::text[], $18::text[])
     as new (id, tenant, chain_version, chain_name, class, stream, simulated,
             max_attempts, timeout_s, max_cost, metadata, steps_total, batch, inputs,
-            key, body_hash, output)
-), {new_steps.new_step(18)}, bound as (
+            key, body_hash, output, webhook)
+), {new_steps.new_step(19)}, bound as (
     insert into idempotency (tenant, key, body_hash, job_id)
     select tenant, key, body_hash, id from new
     where key is not null and pg_try_advisory_xact_lock({_LOCK})
@@ -42,10 +42,10 @@ with new as (
 ), job as (
     insert into jobs (id, tenant, chain_version, chain_name, class, stream, simulated,
                       max_attempts, timeout_s, max_cost, metadata, steps_total, batch,
-                      expires_at, state, finished_at)
+                      expires_at, webhook, state, finished_at)
     select id, tenant, chain_version, chain_name, class, stream, simulated, max_attempts,
            timeout_s, max_cost, metadata::jsonb, steps_total, batch,
-           now() + timeout_s * interval '1 second',
+           now() + timeout_s * interval '1 second', webhook,
            case when output is null then 'active' else 'succeeded' end,
            case when output is not null then now() end
     from new
@@ -163,7 +163,7 @@ async def _insert(
     connection: Connection, submits: Sequence[Submit]
 ) -> tuple[datetime, frozenset[UUID]]:
     """When it was, and the jobs whose keys were bound."""
-    jobs = new_steps.columns(17, map(_job_row, submits))
+    jobs = new_steps.columns(18, map(_job_row, submits))
     rows = chain.from_iterable(map(_step_rows, submits))
     steps = new_steps.columns(new_steps.WIDTH, rows)
     row = await connection.fetchrow(_INSERT, *jobs, *steps)
@@ -177,7 +177,7 @@ def _job_row(submit: Submit) -> tuple[Any, ...]:
         job.id, job.tenant, job.chain_version, job.chain_name, job.priority, job.stream,
         job.simulated, job.max_attempts, job.timeout_s, job.max_cost,
         orjson.dumps(dict(job.metadata)).decode(), job.steps_total, job.batch, job.inputs,
-        *(submit.key or (None, None)), job.output,
+        *(submit.key or (None, None)), job.output, job.webhook,
     )  # fmt: skip
 
 

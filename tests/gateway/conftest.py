@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from llmgine_workers.runtime import Runtime
 from llmgine_workers.settings import Settings
 
 MAX_BODY = 64 * 1024
+WEBHOOK_KEY = b"k" * 24
 CHAIN = {
     "name": "summarize",
     "description": "Say it shorter.",
@@ -166,6 +168,10 @@ def live_settings(
             "redis": {"url": redis_url},
             "gateway": {"listen": "127.0.0.1:0", "max_body": MAX_BODY},
             "chains": {"paths": [str(folder)]},
+            "webhooks": {
+                "secret": f"whsec_{base64.b64encode(WEBHOOK_KEY).decode()}",
+                "allow": ["127.0.0.0/8"],
+            },
             "providers": {
                 "openai": {"wire": "openai", "simulated": True},
                 "anthropic": {"wire": "anthropic", "key_env": "NOT_SET"},

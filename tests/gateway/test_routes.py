@@ -379,7 +379,8 @@ async def test_the_document_describes_every_route_without_fastapis_own_errors(
     assert set(document["paths"]) == {
         "/v1/jobs", "/v1/jobs/{job}", "/v1/jobs/{job}/steps",
         "/v1/jobs/{job}/steps/{path}", "/v1/jobs/{job}/events",
-            "/v1/jobs/{job}/stream-token", "/v1/jobs/{job}/cancel",
+            "/v1/jobs/{job}/stream-token", "/v1/jobs/{job}/webhook",
+            "/v1/jobs/{job}/cancel",
         "/v1/jobs/{job}/explain", "/v1/batches", "/v1/batches/{batch}", "/v1/pools",
         "/v1/chains", "/healthz", "/readyz", "/metrics",
         "/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/v1/dead-letters",
