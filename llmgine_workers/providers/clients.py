@@ -7,60 +7,60 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from llmgine_workers.providers.lines import (
+    CONNECTIONS,
+    KEEP_S,
+    DirectLine,
+    Line,
+    SdkLine,
+    timeouts,
+)
+
 if TYPE_CHECKING:
     from llmgine_workers.providers.rows import Service
 
-CONNECT_S = 5.0
-"""Seconds one address has to accept a connection."""
-FIND_S = 10.0
-"""Seconds for all of it: name, every address, TLS."""
-KEEP_S = 120.0
-"""Seconds an idle connection is kept, so that steady work never pays for TLS."""
-CONNECTIONS = 10_000
-"""As many as `worker.slots` may be: the slots are the bound, not the pool."""
-
-Opener = Callable[["Service", str, str], Any]
-"""From a service, its address and the key to an SDK's async client.
+Opener = Callable[["Service", str, str], Line]
+"""From a service, its address and the key to a line, found by an SDK's async client.
 
 It imports the SDK and opens no socket; ConfigurationError says what is missing.
 """
 
 
-class Unsigned(Exception):
-    """A request could not be given credentials, so it was not sent; says why."""
-
-
-def openai_client(service: Service, url: str, key: str) -> Any:
+def openai_client(service: Service, url: str, key: str) -> Line:
     """`AsyncOpenAI`, without its own retries."""
     import openai
 
-    return openai.AsyncOpenAI(
-        api_key=key or "none", base_url=url, **ways(service, openai)
+    return DirectLine(
+        openai.AsyncOpenAI(api_key=key or "none", base_url=url, **ways(service, openai))
     )
 
 
-def compatible_client(service: Service, url: str, key: str) -> Any:
+def compatible_client(service: Service, url: str, key: str) -> Line:
     """The same, for anybody but OpenAI."""
     import openai
 
-    return openai.AsyncOpenAI(
-        api_key=key or "none",
-        base_url=url,
-        default_headers=_own_headers(f"Bearer {key or 'none'}"),
-        **ways(service, openai),
+    return DirectLine(
+        openai.AsyncOpenAI(
+            api_key=key or "none",
+            base_url=url,
+            default_headers=_own_headers(f"Bearer {key or 'none'}"),
+            **ways(service, openai),
+        )
     )
 
 
-def azure_client(service: Service, url: str, key: str) -> Any:
+def azure_client(service: Service, url: str, key: str) -> Line:
     """`AsyncAzureOpenAI`: the key in `api-key`, the version of the API in the query."""
     import openai
 
-    return openai.AsyncAzureOpenAI(
-        api_key=key or "none",
-        base_url=url,
-        api_version=service.query["api-version"],
-        default_headers=_own_headers(openai.Omit()),
-        **ways(service, openai),
+    return SdkLine(
+        openai.AsyncAzureOpenAI(
+            api_key=key or "none",
+            base_url=url,
+            api_version=service.query["api-version"],
+            default_headers=_own_headers(openai.Omit()),
+            **ways(service, openai),
+        )
     )
 
 
@@ -79,15 +79,17 @@ def _own_headers(authorization: Any) -> dict[str, Any]:
     }
 
 
-def anthropic_client(service: Service, url: str, key: str) -> Any:
+def anthropic_client(service: Service, url: str, key: str) -> Line:
     """`AsyncAnthropic`, without its own retries and spans."""
     import anthropic
 
-    return anthropic.AsyncAnthropic(
-        api_key=key or "none",
-        base_url=url,
-        open_telemetry=False,
-        **ways(service, anthropic),
+    return DirectLine(
+        anthropic.AsyncAnthropic(
+            api_key=key or "none",
+            base_url=url,
+            open_telemetry=False,
+            **ways(service, anthropic),
+        )
     )
 
 
@@ -117,8 +119,3 @@ def _transport(sdk: Any) -> Any:
         follow_redirects=False,
         headers={"Accept-Encoding": "identity"},
     )
-
-
-def timeouts(idle_s: float | None) -> httpx2.Timeout:
-    """The transport's time-outs with so much silence allowed (None: any)."""
-    return httpx2.Timeout(None, connect=CONNECT_S, pool=FIND_S, read=idle_s)

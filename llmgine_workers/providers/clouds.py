@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from llmgine_workers.errors import ConfigurationError
-from llmgine_workers.providers.clients import Unsigned, ways
+from llmgine_workers.providers.clients import ways
+from llmgine_workers.providers.lines import Line, SdkLine, Unsigned
 
 if TYPE_CHECKING:
     from llmgine_workers.providers.rows import Service
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"(.+)/projects/([^/]+)/locations/([^/]+)/?")
 
 
-def bedrock_client(service: Service, url: str, key: str) -> Any:
+def bedrock_client(service: Service, url: str, key: str) -> Line:
     """`AsyncOpenAI` with the SDK's `bedrock` provider: Chat Completions on Bedrock."""
     import openai
     from openai.providers import bedrock
@@ -31,12 +32,13 @@ def bedrock_client(service: Service, url: str, key: str) -> Any:
         _need("botocore", "openai[bedrock]")
     try:
         provider = bedrock(base_url=url, api_key=key or None)
-        return _signing(openai.AsyncOpenAI)(provider=provider, **ways(service, openai))
+        client = _signing(openai.AsyncOpenAI)
+        return SdkLine(client(provider=provider, **ways(service, openai)))
     except openai.OpenAIError as error:  # the address and AWS_REGION do not agree
         raise ConfigurationError(str(error)) from None
 
 
-def mantle_client(service: Service, url: str, key: str) -> Any:
+def mantle_client(service: Service, url: str, key: str) -> Line:
     """`AsyncAnthropicBedrockMantle`: Messages on Bedrock.
 
     The older endpoint, of `AsyncAnthropicBedrock`, frames its streams in AWS's own
@@ -46,15 +48,18 @@ def mantle_client(service: Service, url: str, key: str) -> Any:
 
     if not key:
         _need("boto3", "anthropic[bedrock]")
-    return _signing(anthropic.AsyncAnthropicBedrockMantle)(
-        base_url=url,
-        api_key=key or None,
-        open_telemetry=False,
-        **ways(service, anthropic),
+    client = _signing(anthropic.AsyncAnthropicBedrockMantle)
+    return SdkLine(
+        client(
+            base_url=url,
+            api_key=key or None,
+            open_telemetry=False,
+            **ways(service, anthropic),
+        )
     )
 
 
-def vertex_client(service: Service, url: str, key: str) -> Any:
+def vertex_client(service: Service, url: str, key: str) -> Line:
     """`AsyncOpenAI` with the SDK's `vertex` provider: Chat Completions on Vertex AI."""
     import openai
     from openai.providers import vertex
@@ -63,12 +68,13 @@ def vertex_client(service: Service, url: str, key: str) -> Any:
         _need("google.auth.transport.requests", "openai[vertex]")
     try:
         provider = vertex(base_url=url, token_provider=(lambda: key) if key else None)
-        return _signing(openai.AsyncOpenAI)(provider=provider, **ways(service, openai))
+        client = _signing(openai.AsyncOpenAI)
+        return SdkLine(client(provider=provider, **ways(service, openai)))
     except openai.OpenAIError as error:  # the address cannot be one of Vertex
         raise ConfigurationError(str(error)) from None
 
 
-def vertex_claude_client(service: Service, url: str, key: str) -> Any:
+def vertex_claude_client(service: Service, url: str, key: str) -> Line:
     """`AsyncAnthropicVertex`: Messages on Vertex AI.
 
     Its address names the project and the location, as the service's own paths do.
@@ -89,13 +95,15 @@ def vertex_claude_client(service: Service, url: str, key: str) -> Any:
             options.content = None
             return await super()._prepare_options(options)
 
-    return Vertex(
-        base_url=origin,
-        project_id=project,
-        region=region,
-        access_token=key or None,
-        open_telemetry=False,
-        **ways(service, anthropic),
+    return SdkLine(
+        Vertex(
+            base_url=origin,
+            project_id=project,
+            region=region,
+            access_token=key or None,
+            open_telemetry=False,
+            **ways(service, anthropic),
+        )
     )
 
 

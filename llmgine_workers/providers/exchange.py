@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -14,7 +13,7 @@ import orjson
 
 from llmgine_workers.llm import Delta, LlmAnswer, LlmRequest, OnDelta
 from llmgine_workers.providers import failures, wire
-from llmgine_workers.providers.clients import Unsigned, timeouts
+from llmgine_workers.providers.lines import Response, Unsigned
 from llmgine_workers.providers.quota import quota_of
 from llmgine_workers.providers.rows import Service
 from llmgine_workers.providers.sse import EventParser, EventTooLong
@@ -33,8 +32,8 @@ _LOST = (aiohttp.ClientError, httpx2.HTTPError, httpx2.StreamError, OSError)
 class HttpProvider:
     """One service behind one wire format; see `llm.Provider`.
 
-    The official SDK's client finds addresses, sends keys and headers and keeps the
-    connections; the answer's bytes are read here, because the SDK's reading costs more
+    The official SDK's client knows addresses, keys and headers, and signs where that is
+    to be done; the answer's bytes are read here, because the SDK's reading costs more
     than all the rest and does not notice an answer that breaks off.
     """
 
@@ -45,7 +44,7 @@ class HttpProvider:
         self._form = form
         self._service = service
         self._key = key
-        self._client = service.client(service, url, key)
+        self._line = service.client(service, url, key)
 
     async def call(
         self,
@@ -74,21 +73,20 @@ class HttpProvider:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._line.close()
 
     async def _send(
         self, verdict: Verdict, headers: Mapping[str, str], streamed: bool
-    ) -> Any:
+    ) -> Response:
         """Post the request; the answer's head has come, its body not yet."""
         idle_s = self._service.idle_s if streamed else None
         body = self._form.body(verdict.request, self._service, streamed=streamed)
         try:
-            return await self._client.post(
+            return await self._line.post(
                 self._service.path.format(model=quote(verdict.request.model, safe="")),
-                cast_to=httpx2.Response,
-                content=orjson.dumps(body),
-                options={"headers": dict(headers), "timeout": timeouts(idle_s)},
-                stream=True,
+                orjson.dumps(body),
+                headers,
+                idle_s,
             )
         except orjson.JSONEncodeError:
             sentence = "cannot be sent what JSON cannot hold"
@@ -108,7 +106,7 @@ class HttpProvider:
     async def _receive(
         self,
         verdict: Verdict,
-        response: Any,
+        response: Response,
         follower: wire.Follower,
         on_delta: OnDelta | None,
     ) -> LlmAnswer:
@@ -124,7 +122,7 @@ class HttpProvider:
             return answer
         return await _Stream(verdict, follower).read(response, on_delta)
 
-    async def _whole(self, verdict: Verdict, response: Any) -> LlmAnswer:
+    async def _whole(self, verdict: Verdict, response: Response) -> LlmAnswer:
         body = bytearray()
         try:
             async with aclosing(_chunks(verdict, response)) as chunks:
@@ -139,7 +137,7 @@ class HttpProvider:
             raise verdict.failed("provider_bad_response") from None
 
 
-async def _chunks(verdict: Verdict, response: Any) -> AsyncGenerator[bytes, None]:
+async def _chunks(verdict: Verdict, response: Response) -> AsyncGenerator[bytes, None]:
     """The body in pieces, as they come, up to `MAX_ANSWER`."""
     size = 0
     async for chunk in response.aiter_bytes():
@@ -159,7 +157,7 @@ class _Stream:
         self._parser = EventParser()
         self._events = 0
 
-    async def read(self, response: Any, on_delta: OnDelta) -> LlmAnswer:
+    async def read(self, response: Response, on_delta: OnDelta) -> LlmAnswer:
         async with aclosing(_chunks(self._verdict, response)) as chunks:
             while not self._follower.done:
                 chunk = await self._next(chunks)

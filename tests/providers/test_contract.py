@@ -10,7 +10,7 @@ from hashlib import sha256
 import pytest
 
 from llmgine_workers.llm import CallFailed, Message
-from llmgine_workers.providers import clients
+from llmgine_workers.providers import lines
 from llmgine_workers.simulator import Simulator
 from tests.providers.conftest import JOB, Call, Pieces, Side, until
 
@@ -241,7 +241,7 @@ async def test_an_unknown_name_is_unreachable(side: Side) -> None:
 async def test_a_host_that_does_not_accept_is_unreachable(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients, "CONNECT_S", 0.2)
+    monkeypatch.setattr(lines, "CONNECT_S", 0.2)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
