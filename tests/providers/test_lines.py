@@ -11,7 +11,7 @@ OF_ITS_OWN_WAY = (
     *("x-stainless-retry-count", "x-stainless-read-timeout", "x-stainless-timeout"),
     "connection",
 )
-"""What the SDK tells of its own retries and time-outs, and what HTTP/1.1 takes for said."""
+"""The SDK's words on its own retries and time-outs, and what HTTP/1.1 takes for said."""
 
 
 def lines_of(request: bytes) -> tuple[str, dict[str, str], bytes]:
