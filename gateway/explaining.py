@@ -15,6 +15,23 @@ from llmgine_workers.runtime import Runtime
 UNSEEN_S = 10
 """A scheduler looks at each pool every 0.1 s; after so long there is none."""
 
+CHANGES = {
+    "limit": "it goes sooner if running calls use less than they reserved, or if the "
+    "limit is raised",
+    "budget": "it goes sooner if running calls cost less than they reserved, or if the "
+    "amount is raised",
+    "breaker": "a probe that is answered lets it go on, and no other call is made before",
+    "provider_pause": "only the provider could have named another time",
+    "retry": "then it is tried again by itself",
+    "paused": "`llmgine pools resume {pool}` lets it go on at once",
+    "event": "the event lets it go on at once",
+    "timer": "nothing but the end of the job ends it sooner",
+}
+"""For every reason to wait: what would change it."""
+
+USUAL = ("first choice", None)
+"""Whose model needs no word."""
+
 _GATES = {
     "provider_pause": "its provider asked for a pause",
     "breaker": "its provider failed repeatedly",
@@ -30,6 +47,8 @@ async def explained(rt: Runtime, tenant: str, job: UUID) -> dict[str, Any] | Non
     if step is None:
         return {"sentence": ended(shown), "waiting": None}
     parts = [ending(step) if step.ending else await _of_step(rt, step)]
+    if step.why not in USUAL:
+        parts.append(f"Its model is {step.model}, {step.why}.")
     if step.others:
         parts.append(f"{_count(step.others, 'other step')} not finished either.")
     return {"sentence": " ".join(parts), "waiting": shown["waiting"]}
@@ -75,10 +94,11 @@ def running(step: OpenStep) -> str:
 
 
 def waiting(step: OpenStep) -> str:
-    """A gate refused it, or a try failed."""
+    """A gate refused it, a try failed, or it is there to wait."""
+    change = CHANGES.get(step.reason or "", "").format(pool=step.pool)
     return (
         f"Step {step.path} waits from {clock.rfc3339(step.since)} until "
-        f"{clock.rfc3339(step.until)} ({step.reason}): {step.detail}."
+        f"{clock.rfc3339(step.until)} ({step.reason}): {step.detail}; {change}."
     )
 
 

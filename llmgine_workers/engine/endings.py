@@ -72,7 +72,9 @@ def of_bug(kind: str, bug: Exception) -> StepFailed:
 async def refused_again(visit: Visit, refused: Refused) -> Outcome:
     """A retry in place was refused by a gate: the ledger takes over."""
     pause = retry.WaitFor(refused.delay_s, refused.reason)
-    return await _later(visit, visit.held, pause, refused.reason, spent=visit.calls)
+    return await _later(
+        visit, visit.held, pause, refused.reason, spent=visit.calls, detail=str(refused)
+    )
 
 
 async def stopped(visit: Visit, why: str | None) -> Outcome:
@@ -105,9 +107,12 @@ async def _later(
     reason: str,
     *,
     spent: int,
+    detail: str = "",
 ) -> Outcome:
+    """The ledger wakes it again; `detail` says why, else the failure does."""
     failure, delay_s = visit.failure, again.delay_s
-    detail = f"{failure.code}: {failure.message}" if failure else reason
+    if not detail:
+        detail = f"{failure.code}: {failure.message}" if failure else reason
     finish = Finish(claim, "failed", visit.billed, failure=failure)
     await while_away(
         lambda: steps.retry_later(

@@ -50,7 +50,7 @@ async def around_gate(visit: Visit, refused: Refused) -> Failover | None:
         if await _has_room(visit, model):
             why = f"instead of {visit.step.model}: {refused.reason}"
             move = _move(visit, model, why)
-            moved = await _before_call(visit, move, for_good=False)
+            moved = await _for_now(visit, move)
             return await _told(visit, move, refused.reason, moved=moved)
     return None
 
@@ -103,6 +103,16 @@ def _move(visit: Visit, model: str, why: str) -> Move:
     wanted = [(model.partition("/")[0], step.priority)]
     (release,) = visit.rt.pools.release_now(step.tenant, wanted)
     return Move(model, why, release)
+
+
+async def _for_now(visit: Visit, move: Move) -> bool:
+    """Before any call; or when a further one is refused, as after a probe that failed."""
+    if visit.claim is None:
+        return await _before_call(visit, move, for_good=False)
+    finish = Finish(visit.claim, "failed", visit.billed, failure=visit.failure)
+    return await while_away(
+        lambda: failover.after_failure(visit.rt.ledger, finish, move, spent=visit.calls)
+    )
 
 
 async def _before_call(visit: Visit, move: Move, *, for_good: bool) -> bool:

@@ -80,11 +80,11 @@ async def _call(rt: WorkerRuntime, step: Hinted) -> Outcome:
 
 async def _refused(visit: Visit, refused: Refused) -> Outcome:
     rt, key = visit.rt, visit.step.key
-    if visit.claim:
-        return await endings.refused_again(visit, refused)
     elsewhere = await failover.around_gate(visit, refused)
     if elsewhere:
         return elsewhere
+    if visit.claim:
+        return await endings.refused_again(visit, refused)
     await while_away(
         lambda: steps.wait(rt.ledger, key, refused.delay_s, refused.reason, str(refused))
     )

@@ -102,7 +102,9 @@ class NoRoom(Exception):
     """The job's budget has no room; `calling` siblings may still give some back."""
 
     def __init__(self, calling: int) -> None:
-        super().__init__(f"{calling} calls of the job are running")
+        super().__init__(
+            f"max_cost_usd has no room beside the job's {calling} running calls"
+        )
         self.calling = calling
 
 

@@ -13,7 +13,8 @@ from llmgine_workers.ledger.release import mine
 
 _AFTER_FAILURE = """
 update steps set state = 'queued', pool = $4, model = $5, why = $6, failure = $7,
-    given_up = array_append(given_up, model), tries = 0, worker = null,
+    given_up = case when $9::boolean then array_append(given_up, model) else given_up end,
+    tries = case when $9::boolean then 0 else tries + $10 end, worker = null,
     reason = null, detail = null,
     released_at = case when $8::boolean then now() end
 where job_id = $1 and path = $2 and fence = $3 and state = 'running'
@@ -75,8 +76,13 @@ class Moved:
     model: str
 
 
-async def after_failure(ledger: Ledger, finish: Finish, move: Move) -> bool:
-    """Row 9: the attempt is closed, its model given up; False for a stale fence."""
+async def after_failure(
+    ledger: Ledger, finish: Finish, move: Move, *, spent: int | None = None
+) -> bool:
+    """Row 9: the attempt is closed, its model given up; False for a stale fence.
+
+    With `spent`, so many attempts count as tries, and the step may come back to it.
+    """
     held, failure = finish.claim, finish.failure
     async with ledger.transaction() as connection:
         closing = Closing(held, "failed", finish.billed, failure)
@@ -86,6 +92,7 @@ async def after_failure(ledger: Ledger, finish: Finish, move: Move) -> bool:
                 _AFTER_FAILURE,
                 held.key.job, held.key.path, held.fence, move.pool, move.model, move.why,
                 failure.as_dict() if failure else None, move.release,
+                spent is None, spent or 0,
             )
         )  # fmt: skip
 

@@ -154,7 +154,7 @@ order by st.created_at, st.path
 
 # The first of what is going on: a call before a queued step before a waiting one.
 _OPEN_STEP = """
-select s.path, s.pool, s.state, j.ending, s.calls, s.reason, s.detail,
+select s.path, s.pool, s.model, s.why, s.state, j.ending, s.calls, s.reason, s.detail,
        s.released_at is not null as is_released, s.wake_at as until,
        case s.state when 'waiting' then s.waiting_since when 'queued' then s.created_at
             else (select max(started_at) from attempts
@@ -193,11 +193,14 @@ class Wanted:
 class OpenStep:
     """A step that is not finished, and how many `others` of its job are not.
 
-    `since`: when its call began, its waiting began, or it became ready.
+    `since`: when its call began, its waiting began, or it became ready. `why` it is this
+    model's.
     """
 
     path: str
     pool: str
+    model: str | None
+    why: str | None
     state: str
     ending: str | None
     calls: int

@@ -13,6 +13,7 @@ from llmgine_workers.engine.replay import replay
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.events import facts
 from llmgine_workers.ledger import release
+from llmgine_workers.llm import LlmAnswer
 from llmgine_workers.resilience.rules import Demand
 from llmgine_workers.worker_runtime import WorkerRuntime
 from tests.engine.line import Line, chain, key, llm
@@ -118,6 +119,32 @@ async def test_a_short_pause_is_waited_for_and_a_long_one_is_not(line: Line) -> 
     assert isinstance(await run_step(rt, first, "draft"), Wait)
     await rt.admission.pause("openai", 60)
     assert isinstance(await run_step(rt, second, "draft"), Failover)
+
+
+async def test_a_call_that_failed_goes_on_elsewhere_when_a_further_one_is_refused(
+    line: Line,
+) -> None:
+    """As a probe does that failed: its job would else wait for many of them."""
+    rt, other = await line.worker(), await line.worker("anthropic")
+    job = await line.submit(either())
+
+    async def last_straw() -> LlmAnswer:
+        await break_openai(rt)
+        raise failing("provider_unavailable", before_first_byte=True)
+
+    line.provider.will(last_straw)
+    why = f"instead of {FIRST}: breaker"
+    assert await run_step(rt, job, "draft") == Failover("anthropic", why)
+    (row,) = await line.place.rows(
+        "select tries, given_up, worker from steps where job_id = $1", job
+    )
+    assert row == {"tries": 1, "given_up": [], "worker": None}
+    assert await run_step(other, job, "draft") == Done()
+    attempts = await line.place.attempts(key(job))
+    assert [(a["model"], a["state"]) for a in attempts] == [
+        (FIRST, "failed"),
+        (SECOND, "succeeded"),
+    ]
 
 
 async def test_nobody_moves_to_a_gate_that_is_shut_as_well(line: Line) -> None:

@@ -16,7 +16,7 @@ from llmgine_workers import clock
 from llmgine_workers.ephemeral.breaker_store import BreakerStore
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.ephemeral.pauses import Pauses
-from llmgine_workers.ledger import attempts, release, steps, workers
+from llmgine_workers.ledger import attempts, failover, release, steps, workers
 from llmgine_workers.ledger.attempts import Opening
 from llmgine_workers.ledger.overview import PoolSeen
 from llmgine_workers.ledger.records import StepKey
@@ -28,8 +28,9 @@ NOW = datetime(2026, 11, 20, 12, 0, 0, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=90)
 OPEN = Gate("open")
 STEP = OpenStep(
-    path="draft", pool="openai", state="queued", ending=None, calls=0, reason=None,
-    detail=None, is_released=False, until=None, since=NOW, others=0,
+    path="draft", pool="openai", model="openai/gpt-5-mini", why="first choice",
+    state="queued", ending=None, calls=0, reason=None, detail=None,
+    is_released=False, until=None, since=NOW, others=0,
 )  # fmt: skip
 SEEN = PoolSeen(
     pool="openai", workers=2, slots=400, credit=10, backlogged=False, queued=1,
@@ -74,6 +75,43 @@ def test_a_queued_step_says_the_first_thing_that_holds_it_up(
     assert explaining.queued(step, seen, gate) == f"{HEAD}{why}."
 
 
+FROM_UNTIL = (
+    "Step draft waits from 2026-11-20T12:00:00.000Z until 2026-11-20T12:01:30.000Z"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "told"),
+    [
+        ("limit", "openai/* 100000 tokens/1m is used up",
+         "openai/* 100000 tokens/1m is used up; it goes sooner if running calls use less "
+         "than they reserved, or if the limit is raised"),
+        ("budget", "budget * $50 per 1d of acme: $49.9 of it are spent or reserved",
+         "budget * $50 per 1d of acme: $49.9 of it are spent or reserved; it goes sooner "
+         "if running calls cost less than they reserved, or if the amount is raised"),
+        ("breaker", "openai/gpt-5-mini failed repeatedly",
+         "openai/gpt-5-mini failed repeatedly; a probe that is answered lets it go on, "
+         "and no other call is made before"),
+        ("provider_pause", "openai asked for a pause",
+         "openai asked for a pause; only the provider could have named another time"),
+        ("retry", "provider_overloaded: busy",
+         "provider_overloaded: busy; then it is tried again by itself"),
+        ("paused", "the pool openai was paused by an operator: the bill",
+         "the pool openai was paused by an operator: the bill; `llmgine pools resume "
+         "openai` lets it go on at once"),
+        ("event", "the event approved is awaited",
+         "the event approved is awaited; the event lets it go on at once"),
+        ("timer", "the chain waits here",
+         "the chain waits here; nothing but the end of the job ends it sooner"),
+    ],
+)  # fmt: skip
+def test_every_reason_to_wait_has_a_sentence_with_what_would_change_it(
+    reason: str, detail: str, told: str
+) -> None:
+    step = replace(STEP, state="waiting", reason=reason, detail=detail, until=LATER)
+    assert explaining.waiting(step) == f"{FROM_UNTIL} ({reason}): {told}."
+
+
 async def explained(live: Live, seat: Seat, job: UUID) -> dict[str, Any]:
     answer = await get(live, f"/v1/jobs/{job}/explain", seat)
     return dict(body_of(live, answer, "Explanation"))
@@ -111,7 +149,8 @@ async def test_a_job_is_explained_from_its_queue_to_its_end(
     since, until = found["waiting"]["since"], found["waiting"]["until"]
     assert found["sentence"] == (
         f"Step draft waits from {since} until {until} (limit): "
-        "openai/* 600 requests/1m are used up."
+        "openai/* 600 requests/1m are used up; it goes sooner if running calls use less "
+        "than they reserved, or if the limit is raised."
     )
 
     async with ledger.connection() as connection:
@@ -129,6 +168,22 @@ async def test_a_job_is_explained_from_its_queue_to_its_end(
     await live.client.post(f"/v1/jobs/{job}/cancel", headers=seat.headers)
     stopping = await sentence(live, seat, job)
     assert stopping == "The job is to end as cancelled; step draft is being stopped."
+
+
+@pytest.mark.integration
+async def test_a_step_that_failed_over_says_why_it_is_where_it_is(live: Live) -> None:
+    seat = await live.seat("submit", "read")
+    job = await live.submitted(seat)
+    (hinted,) = await steps.read(live.rt.ledger, [StepKey(job, "draft")])
+    assert hinted
+    other, why = "anthropic/claude-sonnet-4-5", "instead of openai/gpt-5-mini: breaker"
+    assert await failover.before_call(
+        live.rt.ledger, hinted.key, hinted.model or "", failover.Move(other, why, False),
+        for_good=False,
+    )  # fmt: skip
+    told = await sentence(live, seat, job)
+    assert told.startswith("Step draft is queued for the pool anthropic")
+    assert told.endswith(f" Its model is {other}, {why}.")
 
 
 @pytest.mark.integration
