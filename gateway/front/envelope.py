@@ -27,6 +27,7 @@ FAILED: Mapping[str, int] = {
     "context_too_long": 400,
     "content_refused": 400,
     "too_large": 400,
+    "exceeds_limit": 400,
     "template_failed": 400,
     "provider_unreachable": 503,
     "provider_unavailable": 503,
