@@ -21,6 +21,10 @@ logger = get_logger(__name__)
 #: doubles an outage of that length.
 RECONNECT_PAUSE_S = 4
 
+#: So long an event for Flower waits for others, seconds: they are one message then, and
+#: a message costs a busy worker more than its events.
+EVENTS_EVERY_S = 0.1
+
 
 class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no annotations
     """Celery's consumer, but what is no hint is rejected without requeue.
@@ -39,7 +43,15 @@ class HintConsumer(Consumer):  # type: ignore[misc]  # Celery has no annotations
                 if not step.endswith(":DelayedDelivery")
             ),
             "llmgine_workers.celery_consumer:StillConsuming",
+            "llmgine_workers.celery_consumer:GatheredEvents",
         ]
+
+    gathers_events = False
+
+    def on_send_event_buffered(self) -> None:
+        """Send it in this turn of the hub, unless they are sent by the clock."""
+        if not self.gathers_events:
+            super().on_send_event_buffered()
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, trying for ever and often; who tries is alive."""
@@ -106,6 +118,23 @@ class StillConsuming(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, c: HintConsumer) -> None:
         """The connection is gone: the next one begins anew."""
         self._ticking.cancel()
+
+
+class GatheredEvents(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Sends events in groups, for as long as the consumer turns."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: HintConsumer) -> None:
+        """Begin with a connection."""
+        self._ticking = c.timer.call_repeatedly(EVENTS_EVERY_S, c._flush_events)
+        c.gathers_events = True
+
+    def stop(self, c: HintConsumer) -> None:
+        """What comes from now on, while the last calls end, goes at once."""
+        c.gathers_events = False
+        self._ticking.cancel()
+        c.on_send_event_buffered()
 
 
 def _check_hint(message: Any) -> None:

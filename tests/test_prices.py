@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmgine_workers.llm import Usage
-from llmgine_workers.prices import Prices, estimate_tokens, estimate_tokens_of_bytes
+from llmgine_workers.prices import (
+    Prices,
+    _asked,
+    _micro,
+    estimate_tokens,
+    estimate_tokens_of_bytes,
+    priced_models,
+)
 from llmgine_workers.settings import PriceSettings
 
 FREE = PriceSettings(input=0, output=0)
@@ -98,3 +105,18 @@ def test_tokens_are_guessed_from_bytes() -> None:
     assert estimate_tokens_of_bytes(36) == 10
     assert estimate_tokens_of_bytes(37) == 11
     assert estimate_tokens(["a" * 36, "", "日本", "\ud800"]) == 10 + 2 + 1 + 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("read", "cached", "written"),
+    [(0, 0, 0), (17, 0, 3), (5000, 2500, 777), (300, 301, 1), (250_000, 9, 90_001)],
+)
+def test_flat_prices_are_the_books_to_the_micro_dollar(
+    read: int, cached: int, written: int
+) -> None:
+    book = Prices({})
+    usage = Usage(1, input_tokens=read, cached_input_tokens=cached, output_tokens=written)
+    for model in priced_models(frozenset({"openai", "anthropic", "groq"})):
+        priced = book._published(model)
+        assert priced is not None
+        assert book.cost(model, usage) == _micro(_asked(*priced, usage)), model

@@ -82,22 +82,22 @@ end
 
 _LOOK = Script(_LIBRARY + "return state()")
 
-# ARGV[3]: how the call ended.
+# ARGV[3]: how calls ended; ARGV[4]: how many.
 _REPORT = Script(
     _LIBRARY
     + f"""
 if opened then return state() end
 local function count(kind)
-  redis.call('HINCRBY', KEYS[3], kind .. string.format('%.0f', slot), 1)
+  redis.call('HINCRBY', KEYS[3], kind .. string.format('%.0f', slot), ARGV[4])
 end
 count('n')
 if ARGV[3] == '{ANSWERED}' then
   if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
 else
   count('f')
-  redis.call('HINCRBY', KEYS[1], 'in_a_row', 1)
+  redis.call('HINCRBY', KEYS[1], 'in_a_row', ARGV[4])
   if ARGV[3] == '{UNREACHABLE}' then
-    redis.call('HINCRBY', KEYS[1], 'unreachable', 1)
+    redis.call('HINCRBY', KEYS[1], 'unreachable', ARGV[4])
   else
     redis.call('HDEL', KEYS[1], 'unreachable')
   end
@@ -189,9 +189,11 @@ class BreakerStore:
         """The state, unchanged."""
         return await self._run(_LOOK, provider, model)
 
-    async def report(self, provider: str, model: str, how: str) -> BreakerState:
-        """Count a call that ended: `ANSWERED`, `FAULT` or `UNREACHABLE`."""
-        return await self._run(_REPORT, provider, model, how)
+    async def report(
+        self, provider: str, model: str, how: str, calls: int = 1
+    ) -> BreakerState:
+        """Count calls that ended: `ANSWERED`, `FAULT` or `UNREACHABLE`."""
+        return await self._run(_REPORT, provider, model, how, calls)
 
     async def open(
         self, provider: str, model: str, probe: str | None, back_off_s: float

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +41,9 @@ PROBE_LEASE_S = 30.0
 PROBE_LOOK_S = 1.0
 """While a probe is out, those who were refused look again this often."""
 
+ANSWERS_EVERY_S = 0.05
+"""Answers decide nothing: they are counted together so often, and before each fault."""
+
 FAULTS = frozenset(
     {
         "provider_unreachable",
@@ -71,7 +76,7 @@ class Store(Protocol):
 
     async def look(self, provider: str, model: str) -> BreakerState: ...  # noqa: D102
     async def report(  # noqa: D102
-        self, provider: str, model: str, how: str
+        self, provider: str, model: str, how: str, calls: int = 1
     ) -> BreakerState: ...
     async def open(  # noqa: D102
         self, provider: str, model: str, probe: str | None, back_off_s: float
@@ -113,6 +118,8 @@ class Breakers:
         self._local = LocalBreakers(clock)
         self._on_change = on_change
         self._rng = rng
+        self._answers: Counter[tuple[str, str]] = Counter()
+        self._counting: asyncio.Task[None] | None = None
 
     async def ask_here(self, provider: str, model: str) -> Pass | Shut:
         """May a call go now, by what this process knows itself?
@@ -136,6 +143,12 @@ class Breakers:
         self, provider: str, model: str, probe: str | None, how: str
     ) -> None:
         """How a call that was let pass has ended: see `ephemeral/breaker_store.py`."""
+        if how == ANSWERED and probe is None:
+            self._answers[provider, model] += 1
+            if self._counting is None or self._counting.done():
+                self._counting = asyncio.create_task(self._count_soon())
+            return
+        await self._count_answers(provider, model)  # they came before
         state = await self._do(provider, model, lambda s: s.report(provider, model, how))
         fault = how != ANSWERED
         next_state = decide(state, is_probe=probe is not None, fault=fault)
@@ -151,6 +164,18 @@ class Breakers:
     async def shut(self, provider: str) -> dict[str, float]:
         """The open models of a provider, and the seconds until a probe may go."""
         return await self._either(lambda store: store.shut(provider))
+
+    async def _count_soon(self) -> None:
+        await asyncio.sleep(ANSWERS_EVERY_S)
+        for provider, model in list(self._answers):
+            await self._count_answers(provider, model)
+
+    async def _count_answers(self, provider: str, model: str) -> None:
+        calls = self._answers.pop((provider, model), 0)
+        if calls:
+            await self._do(
+                provider, model, lambda s: s.report(provider, model, ANSWERED, calls)
+            )
 
     async def _open(
         self, provider: str, model: str, probe: str | None, state: BreakerState

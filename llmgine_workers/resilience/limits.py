@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.ephemeral.gate import Asked, Closed, Gate, Lost, Refused, Reservation
@@ -17,6 +18,8 @@ from llmgine_workers.resilience.rules import Units, unit_of
 PATIENCE_SHARE = 0.3
 """Of the slack that a call may be late: then it is counted again when it begins. The rest
 is for its way to the provider."""
+
+GateAnswer: TypeAlias = Reservation | Closed | Refused | Lost
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Limiter:
         self._owed = LocalShare(clock)
         self._owes = False
         self._paying = asyncio.Lock()
+        self._questions: dict[tuple[str, str], asyncio.Task[GateAnswer]] = {}
 
     async def reserve(
         self, asked: Asked, *, probe_lease_s: float
@@ -64,11 +68,11 @@ class Limiter:
         """Ask the shared gate; raises EphemeralDown after at most 0.2 s."""
         await self._pay()
         asked_at = self._clock()
-        answer = await self._gate.admit(asked, probe_lease_s=probe_lease_s)
+        answer = await self._admit(asked, probe_lease_s)
         if isinstance(answer, Lost):
             await self._count_again(answer)
             asked_at = self._clock()
-            answer = await self._gate.admit(asked, probe_lease_s=probe_lease_s)
+            answer = await self._admit(asked, probe_lease_s)
         if isinstance(answer, Reservation):
             places = self._own.count(asked.call, answer.charges, asked.lease_s)
             return Reserved(
@@ -143,6 +147,26 @@ class Limiter:
         except EphemeralDown:
             # Only the workers know their shares; let each of them have its own.
             return {rule: Left(rule.limit, usual_amount(rule)) for rule in every}
+
+    async def _admit(self, asked: Asked, probe_lease_s: float) -> GateAnswer:
+        """Calls that no rule counts ask together, if they ask in one turn of the loop."""
+        if asked.charges:
+            return await self._gate.admit(asked, probe_lease_s=probe_lease_s)
+        whose = asked.provider, asked.model
+        question = self._questions.get(whose)
+        if question is None:
+            question = asyncio.create_task(self._ask(asked, probe_lease_s))
+            self._questions[whose] = question
+            return await asyncio.shield(question)
+        answer = await asyncio.shield(question)
+        if isinstance(answer, Reservation) and answer.is_probe:  # it is one call's
+            return await self._gate.admit(asked, probe_lease_s=probe_lease_s)
+        return answer
+
+    async def _ask(self, asked: Asked, probe_lease_s: float) -> GateAnswer:
+        await asyncio.sleep(0)  # whoever asks until then has this answer too
+        del self._questions[asked.provider, asked.model]
+        return await self._gate.admit(asked, probe_lease_s=probe_lease_s)
 
     async def _pay(self) -> None:
         """Tell Redis, once it is back, what was used without it."""

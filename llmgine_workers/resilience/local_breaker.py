@@ -45,14 +45,16 @@ class LocalBreakers:
         """The state, unchanged."""
         return self._state(self._records[provider, model])
 
-    async def report(self, provider: str, model: str, how: str) -> BreakerState:
-        """Count a call that ended, unless it is open."""
+    async def report(
+        self, provider: str, model: str, how: str, calls: int = 1
+    ) -> BreakerState:
+        """Count calls that ended, unless it is open."""
         record = self._records[provider, model]
         if record.reopens_at is not None:
             return self._state(record)
-        record.ended.append((self._clock(), how != ANSWERED))
-        record.in_a_row = record.in_a_row + 1 if how != ANSWERED else 0
-        record.unreachable = record.unreachable + 1 if how == UNREACHABLE else 0
+        record.ended.extend([(self._clock(), how != ANSWERED)] * calls)
+        record.in_a_row = record.in_a_row + calls if how != ANSWERED else 0
+        record.unreachable = record.unreachable + calls if how == UNREACHABLE else 0
         return self._state(record)
 
     async def open(

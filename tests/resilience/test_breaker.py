@@ -154,6 +154,7 @@ class TestWhileRedisIsAway:
         mine = breakers(away, changes, clock=clock)
         for _ in range(100):  # long ago
             await mine.report(P, M, None, ANSWERED)
+        await eventually(lambda: not mine._answers)
         clock.pass_by(11)
         for _ in range(4):
             assert await mine.ask_here(P, M) == Pass()
