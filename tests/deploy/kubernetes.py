@@ -64,11 +64,14 @@ class Rendered:
 
     def selected(self, selector: Object) -> list[Object]:
         """The workloads whose pods a selector means (all, if it is empty)."""
-        wanted = selector.get("matchLabels", selector)
+        rules = selector.get("matchExpressions", ())
+        plain = {} if rules else selector  # a Service's has no word around its labels
+        wanted = selector.get("matchLabels", plain)
         return [
             one
             for one in self.workloads.values()
             if wanted.items() <= pod_labels(one).items()
+            and all(pod_labels(one).get(r["key"]) in r["values"] for r in rules)
         ]
 
     def settings(self) -> str:

@@ -197,7 +197,7 @@ def test_whoever_works_without_being_asked_proves_that_it_does(base: Rendered) -
     assert os.access(ROOT / "deploy" / "alive", os.X_OK)
 
 
-def test_only_workers_reach_the_internet(base: Rendered) -> None:
+def test_only_workers_and_schedulers_reach_the_internet(base: Rendered) -> None:
     reaching = {
         name(one)
         for policy in base.of("NetworkPolicy")
@@ -205,7 +205,7 @@ def test_only_workers_reach_the_internet(base: Rendered) -> None:
         if any(port["port"] == 443 for port in rule["ports"])
         for one in base.selected(policy["spec"]["podSelector"])
     }
-    assert reaching == {name(worker) for worker in base.workers.values()}
+    assert reaching == {"scheduler", *(name(worker) for worker in base.workers.values())}
 
 
 def test_only_gateway_and_flower_are_reached(base: Rendered) -> None:
