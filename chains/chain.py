@@ -1,4 +1,4 @@
-"""The grammar of a chain: inputs, defaults, steps of eight kinds, output.
+"""The grammar of a chain: inputs, defaults, steps of nine kinds, output.
 
 The models check shapes. What takes more than one field to judge (names that must
 exist, one kind to a step) is in `checks.py`; `load.py` asks both, so make chains
@@ -7,6 +7,8 @@ from outside with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -19,10 +21,13 @@ from pydantic import (
     Strict,
     StringConstraints,
     Tag,
+    TypeAdapter,
 )
 
 from chains import duration
 from chains.json_value import Json
+from chains.template import Expression as Filled
+from chains.template import parse
 
 MAX_STEPS = 200
 """Of one chain, containers and their inner steps together."""
@@ -33,6 +38,10 @@ MAX_TOKENS = 1_000_000
 """More than any model writes; a bound for typing errors (reliability (c) 14)."""
 MAX_ATTEMPTS = 100
 MAX_MODELS = 10
+MAX_DIMENSIONS = 65_536
+"""Of a vector; far more than any model gives."""
+MAX_TEXTS = 2048
+"""Of one `embed` step; as many as the services take in one call."""
 MAX_ITEMS = 1000
 """Of the list that a map goes over."""
 MAX_TURNS = 100
@@ -41,9 +50,13 @@ MAX_WAIT_S = 30 * 86400.0
 MAX_EXPRESSION = 1000
 """Characters of a condition."""
 
-Kind = Literal["llm", "tool", "parallel", "map", "branch", "loop", "chain", "wait"]
+Kind = Literal[
+    "llm", "embed", "tool", "parallel", "map", "branch", "loop", "chain", "wait"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-WORKING: tuple[Kind, ...] = ("llm", "tool")
+CALLING: tuple[Kind, ...] = ("llm", "embed")
+"""The kinds that call a model."""
+WORKING: tuple[Kind, ...] = (*CALLING, "tool")
 """The kinds that do something; all others decide what is done."""
 
 NAME = r"^[a-z][a-z0-9_]*$"
@@ -101,24 +114,68 @@ Timeout = Annotated[str, AfterValidator(_is_step_timeout)]
 Attempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)]
 
 
+def _is_one_value(written: str) -> str:
+    parts = parse(written).parts
+    if len(parts) != 1 or not isinstance(parts[0], Filled):
+        raise ValueError("a number, or one {{ }} that gives it and nothing beside")
+    return written
+
+
+def _is_filled_in(value: Any) -> str:
+    return "[template]" if isinstance(value, str) and "{{" in value else "[number]"
+
+
 class _Grammar(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False
     )
 
 
+Given = Annotated[str, AfterValidator(_is_one_value)]
+"""A text of one `{{ }}` that gives a number."""
+OrGiven = Annotated[
+    Annotated[T, Tag("[number]")] | Annotated[Given, Tag("[template]")],
+    Discriminator(_is_filled_in),
+]
+MaxTokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Dimensions = Annotated[int, Field(ge=1, le=MAX_DIMENSIONS)]
+_KINDS_OF_NUMBERS: tuple[tuple[str, Any], ...] = (
+    ("max_tokens", MaxTokens),
+    ("temperature", Temperature),
+    ("top_p", TopP),
+    ("seed", Seed),
+    ("frequency_penalty", Penalty),
+    ("presence_penalty", Penalty),
+    ("dimensions", Dimensions),
+)
+NUMBERS: Mapping[str, TypeAdapter[Any]] = MappingProxyType(
+    {
+        name: TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+        for name, kind in _KINDS_OF_NUMBERS
+    }
+)
+"""What a number must be that was filled in, by the name of its option."""
+
+
 class LlmOptions(_Grammar):
-    """What a chain can set for all its llm steps and each step for itself."""
+    """What a chain can set for all its llm steps and each step for itself.
+
+    A number may be filled in: then calls that differ in nothing else share a chain.
+    """
 
     model: Models | None = None
     system: str | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: OrGiven[MaxTokens] | None = None
+    temperature: OrGiven[Temperature] | None = None
+    top_p: OrGiven[TopP] | None = None
     stop: StopTexts | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: OrGiven[Seed] | None = None
+    frequency_penalty: OrGiven[Penalty] | None = None
+    presence_penalty: OrGiven[Penalty] | None = None
     reasoning_effort: (
         Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
     ) = None
@@ -139,6 +196,18 @@ class LlmCall(LlmOptions):
         None
     )
     output_schema: dict[str, Json] | None = Field(default=None, alias="schema")
+
+
+class EmbedCall(_Grammar):
+    """A call of an embedding model; its output is a list with a vector for each text.
+
+    A vector is a list of numbers, or the base64 of little-endian float32.
+    """
+
+    model: Models
+    input: str | Annotated[Several[str], Field(min_length=1, max_length=MAX_TEXTS)]
+    dimensions: OrGiven[Dimensions] | None = None
+    encoding: Literal["float", "base64"] = "float"
 
 
 class ToolUse(_Grammar):
@@ -216,10 +285,11 @@ class Wait(_Grammar):
 
 
 class Step(_Grammar):
-    """One named thing to do: exactly one of the eight kinds is set."""
+    """One named thing to do: exactly one of the nine kinds is set."""
 
     name: Name
     llm: LlmCall | None = None
+    embed: EmbedCall | None = None
     tool: ToolUse | None = None
     parallel: (
         Annotated[

@@ -47,8 +47,9 @@ class _Check:
         inputs, defaults = _object(document.get("inputs")), document.get("defaults")
         yield from _inputs(inputs, f"{at}/inputs")
         root = Names(inputs)
-        system = _object(defaults).get("system")
-        yield from _texts(system, f"{at}/defaults/system", root)
+        for word in ("system", *grammar.NUMBERS):
+            text = _object(defaults).get(word)
+            yield from _texts(text, f"{at}/defaults/{word}", root)
         reader = _Steps(self, _object(defaults).get("model") is not None)
         yield from reader.block(document, at, root, nesting)
         if nesting == 1 and self._steps > grammar.MAX_STEPS:
@@ -116,6 +117,9 @@ class _Steps:
         yield from _texts(tool.get("arguments"), f"{at}/tool/arguments", names)
         if isinstance(step.get("llm"), dict):
             yield from self._llm(step["llm"], f"{at}/llm", names)
+        embed = _object(step.get("embed"))
+        for word in ("input", "dimensions"):
+            yield from _texts(embed.get(word), f"{at}/embed/{word}", names)
         if isinstance(step.get("wait"), dict):
             yield from _wait(wait, f"{at}/wait", names)
         yield from self._inner(step, at, names, nesting + 1)
@@ -166,7 +170,7 @@ class _Steps:
         if written == ["messages"] and _only_system(llm["messages"]):
             detail = "a conversation needs a turn of user or assistant"
             yield Finding(f"{at}/messages", "invalid_value", detail)
-        for word in ("system", "prompt", "messages"):
+        for word in ("system", "prompt", "messages", *grammar.NUMBERS):
             yield from _texts(llm.get(word), f"{at}/{word}", names)
         if "schema" in llm:
             yield from check_schema(llm["schema"], f"{at}/schema")

@@ -68,8 +68,9 @@ def _label(step: Step) -> str:
 
 
 def _about(step: Step) -> Iterator[str]:
-    if step.llm and step.llm.model:
-        yield step.llm.model[0]
+    called = step.llm or step.embed
+    if called and called.model:
+        yield called.model[0]
     if step.tool:
         yield step.tool.use
     if step.map:

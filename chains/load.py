@@ -194,7 +194,7 @@ _PATTERNS = {
 }
 
 
-_ALTERNATIVES = ("[name]", "[chain]")
+_ALTERNATIVES = ("[name]", "[chain]", "[number]", "[template]")
 """What pydantic puts between a place and what one of two shapes has there."""
 
 
@@ -227,6 +227,7 @@ def _keys_beside(loc: tuple[int | str, ...]) -> list[str]:
 _MODELS: Mapping[str, type[BaseModel]] = {
     "defaults": grammar.Defaults,
     "llm": grammar.LlmCall,
+    "embed": grammar.EmbedCall,
     "messages": grammar.Message,
     "tool": grammar.ToolUse,
     "map": grammar.Map,

@@ -57,7 +57,8 @@ class StepList:
             detail = f"a step has output, text and model, not {part}{suggestion}"
             return "unknown_name", detail
         kind = self.kinds[name]
-        if part != "output" and kind not in ("llm", "") and not has_default:
+        has_part = kind in ("llm", "") or (part, kind) == ("model", "embed")
+        if part != "output" and not has_part and not has_default:
             return "unknown_name", f"{name} is a {kind} step, it has no {part}"
         return None
 

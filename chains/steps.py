@@ -22,7 +22,7 @@ class StepFacts:
     """
 
     path: str
-    kind: Literal["llm", "tool", "wait"]
+    kind: Literal["llm", "embed", "tool", "wait"]
     models: tuple[str, ...] = ()
     tool: str | None = None
     timeout_s: float | None = None
@@ -36,8 +36,9 @@ class ReadyStep(StepFacts):
 
     `request` of an llm step: `messages` and, where set, `system`, `max_tokens`,
     `temperature`, `top_p`, `stop`, `seed`, `frequency_penalty`, `presence_penalty`,
-    `reasoning_effort`; of a tool step: `tool` and `arguments`; of a
-    wait: what is waited for.
+    `reasoning_effort`; of an embed step: `input` (a list of texts), `encoding` and,
+    where set, `dimensions`; of a tool step: `tool` and `arguments`; of a wait: what is
+    waited for.
     """
 
     request: Request
@@ -80,7 +81,8 @@ def facts_of(step: Step, path: str, defaults: Defaults) -> StepFacts:
     if step.llm is None:
         return StepFacts(
             path=path,
-            kind="tool" if step.tool else "wait",
+            kind="embed" if step.embed else "tool" if step.tool else "wait",
+            models=step.embed.model if step.embed else (),
             tool=step.tool.use if step.tool else None,
             timeout_s=_seconds(step.timeout),
             attempts=step.attempts,
@@ -100,7 +102,7 @@ def _working(
 ) -> Iterator[StepFacts]:
     for step in steps:
         path = prefix + step.name
-        if step.llm or step.tool or step.wait:
+        if step.llm or step.embed or step.tool or step.wait:
             yield facts_of(step, path, defaults)
         for word, inner, theirs in _lists_of(step, defaults):
             yield from _working(inner, f"{path}.{word}", theirs)

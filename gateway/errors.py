@@ -55,6 +55,7 @@ PROBLEMS: dict[str, Kind] = {
     "unknown_tool": Kind(422, "There is no such tool"),
     "unknown_provider": Kind(422, "There is no such provider"),
     "unknown_model": Kind(422, "There is no such model"),
+    "embeddings_not_supported": Kind(422, "The provider has no embeddings"),
     "provider_not_enabled": Kind(422, "The provider is not enabled here"),
     "prompt_too_long": Kind(422, "The prompt is longer than the model reads"),
     "exceeds_limit": Kind(422, "The request is larger than a limit will ever admit"),

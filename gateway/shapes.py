@@ -12,6 +12,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from chains.chain import Kind
+
 JobState = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled"]
 StepState = Literal[
     "queued", "running", "waiting", "succeeded", "failed", "skipped", "cancelled"
@@ -138,7 +140,7 @@ class StepSummary(_Shape):
     """A step without its attempts."""
 
     path: str
-    kind: Literal["llm", "tool", "parallel", "map", "branch", "loop", "chain", "wait"]
+    kind: Kind
     pool: str
     state: StepState
     waiting: Waiting | None

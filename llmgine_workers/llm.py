@@ -81,6 +81,20 @@ class LlmRequest:
     schema: Mapping[str, Any] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def texts(self) -> list[str]:
+        """What the model reads."""
+        return [self.system or "", *(message.content for message in self.messages)]
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """One call for the vectors of texts; `dimensions` None is the model's own size."""
+
+    model: str
+    texts: list[str]
+    dimensions: int | None = None
+
 
 @dataclass(frozen=True)
 class LlmAnswer:
@@ -92,6 +106,18 @@ class LlmAnswer:
 
     text: str
     finish_reason: str
+    model: str
+    usage: Usage
+    status: int
+    request_id: str | None
+    quota: Quota = Quota()
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A vector for each text, in their order, all of one size; else as `LlmAnswer`."""
+
+    vectors: list[list[float]]
     model: str
     usage: Usage
     status: int
@@ -135,7 +161,7 @@ class CallFailed(StepFailed):
 class Provider(Protocol):
     """One wire format speaking to one configured service.
 
-    `call` raises `CallFailed` with a provider code or `step_timeout` and nothing else
+    Both calls raise `CallFailed` with a provider code or `step_timeout` and nothing else
     (but CancelledError and whatever `on_delta` raises); its `before_first_byte` says
     that nothing of the answer had arrived yet.
     """
@@ -149,6 +175,12 @@ class Provider(Protocol):
         on_delta: OnDelta | None = None,
     ) -> LlmAnswer:
         """Make one physical call; streamed when `on_delta` is given."""
+        ...
+
+    async def embed(
+        self, request: EmbedRequest, *, timeout_s: float, headers: Mapping[str, str]
+    ) -> Embedded:
+        """Make one physical call for vectors."""
         ...
 
     async def close(self) -> None:

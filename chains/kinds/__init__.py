@@ -13,6 +13,7 @@ from chains.walk import Visit
 VISITS: Mapping[Kind, Visit] = MappingProxyType(
     {
         "llm": work.visit,
+        "embed": work.visit,
         "tool": work.visit,
         "wait": work.visit,
         "parallel": parallel.visit,

@@ -1,4 +1,4 @@
-"""`llm`, `tool` and `wait`: a step of its own in the ledger."""
+"""`llm`, `embed`, `tool` and `wait`: a step of its own in the ledger."""
 
 from __future__ import annotations
 

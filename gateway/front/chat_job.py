@@ -1,7 +1,8 @@
 """A chat request as a job of one step.
 
-The chain has the request's options and the roles; what was said is its input, so that
-the same few chains serve every conversation, and braces in a text stay braces.
+The chain has the roles and which options there are; what was said and every number is its
+input, so that the same few chains serve every conversation (a new `seed` for each call
+too), and braces in a text stay braces.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from chains.chain import NUMBERS
 from chains.findings import pointer
 from gateway.errors import Problem
 from gateway.front.parameters import ChatCompletionRequest, ChatMessage
@@ -36,9 +38,14 @@ def chat_job(
         if (value := getattr(asked, name)) is not None and value != []
     }
     models = models_for(rt, asked.model, chosen)
+    max_tokens = asked.max_completion_tokens or asked.max_tokens
+    if max_tokens is not None:
+        chosen["max_tokens"] = max_tokens
+    numbers = {name: value for name, value in chosen.items() if name in NUMBERS}
+    messages = [turn.content for turn in asked.messages]
     body = {
         "chain": _chain(asked, models, chosen),
-        "inputs": {"messages": [turn.content for turn in asked.messages]},
+        "inputs": {"messages": messages, **numbers},
         "metadata": asked.metadata or {},
         "options": {**options, "stream": bool(asked.stream)},
     }
@@ -78,17 +85,23 @@ def _chain(
     asked: ChatCompletionRequest, models: list[str], chosen: Mapping[str, Any]
 ) -> dict[str, Any]:
     llm: dict[str, Any] = {"model": models, "messages": _turns(asked.messages), **chosen}
-    max_tokens = asked.max_completion_tokens or asked.max_tokens
-    if max_tokens is not None:
-        llm["max_tokens"] = max_tokens
+    inputs: dict[str, Any] = {"messages": {"type": "array", "items": {"type": "string"}}}
+    for name in chosen.keys() & NUMBERS.keys():
+        llm[name] = f"{{{{ inputs.{name} }}}}"
+        inputs[name] = number_input(name)
     if asked.response_format and (schema := asked.response_format.wanted):
         llm["schema"] = schema
     return {
         "name": "chat",
         "description": "One answer in a conversation, asked for in OpenAI's format.",
-        "inputs": {"messages": {"type": "array", "items": {"type": "string"}}},
+        "inputs": inputs,
         "steps": [{"name": STEP, "llm": llm}],
     }
+
+
+def number_input(name: str) -> dict[str, Any]:
+    """The schema of an input that fills in an option."""
+    return NUMBERS[name].json_schema()
 
 
 def _turns(messages: list[ChatMessage]) -> list[dict[str, str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chains.chain import CALLING
 from llmgine_workers.engine.bounds import bounds_of, texts_of
 from llmgine_workers.engine.clean import clean_text
 from llmgine_workers.ledger.records import Billed
-from llmgine_workers.llm import CallFailed, LlmAnswer, Usage
+from llmgine_workers.llm import CallFailed, Embedded, LlmAnswer, Usage
 from llmgine_workers.prices import estimate_tokens, estimate_tokens_of_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MAY_BE_BILLED = {
 
 def upper_bound(visit: Visit) -> int | None:
     """Micro-dollars this call can cost at the most; None if it has no price."""
-    if visit.step.kind != "llm":
+    if visit.step.kind not in CALLING:
         return 0
     bounds = bounds_of(visit.request)
     return visit.rt.prices.upper_bound(
@@ -42,7 +43,7 @@ def account(visit: Visit, failed: StepFailed | None = None) -> Usage | None:
     return visit.billed.usage
 
 
-def of_answer(visit: Visit, answer: LlmAnswer) -> Billed:
+def of_answer(visit: Visit, answer: LlmAnswer | Embedded) -> Billed:
     """As the provider reported it."""
     return _billed(visit, answer.usage, answer.status, answer.request_id)
 

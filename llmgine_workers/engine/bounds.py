@@ -31,11 +31,15 @@ def bounds_of(request: Mapping[str, Any]) -> Bounds:
     No tokenizer makes more tokens of a text than it has bytes.
     """
     sizes = (len(text.encode()) + _OVERHEAD_TOKENS for text in texts_of(request))
-    return Bounds(sum(sizes), request.get("max_tokens") or BOUND_MAX_TOKENS)
+    written = 0 if "input" in request else request.get("max_tokens") or BOUND_MAX_TOKENS
+    return Bounds(sum(sizes), written)
 
 
 def texts_of(request: Mapping[str, Any]) -> Iterable[str]:
-    """All that a model reads of it."""
+    """All that a model reads of it: texts to embed, or a conversation."""
+    if "input" in request:
+        yield from request["input"]
+        return
     schema = request.get("schema")
     yield from (message["content"] for message in request["messages"])
     yield request.get("system") or ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from chains import Cause, Finding, JobFacts, fill_inputs, plan
+from chains.chain import CALLING
 from llmgine_workers.engine.bounds import demand_of
 from llmgine_workers.engine.chosen import Chosen, refusal
 from llmgine_workers.engine.clean import as_json
@@ -86,7 +87,7 @@ def _check_fits(rt: Runtime, tenant: str, steps: Iterable[NewStep], job: UUID) -
     """
     findings = []
     for step in steps:
-        if step.kind != "llm":
+        if step.kind not in CALLING:
             continue
         key, request = StepKey(job, step.path), parsed(step.request)
         demands = [demand_of(model, tenant, request, key) for model in step.models]

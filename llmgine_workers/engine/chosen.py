@@ -22,7 +22,7 @@ from chains import (
     steps_of,
     version_of,
 )
-from chains.chain import MAX_NESTING
+from chains.chain import CALLING, MAX_NESTING
 from chains.resolve import references_of, with_chains
 from chains.steps import fixed_count
 from llmgine_workers.errors import Refusal
@@ -164,9 +164,9 @@ def _digest(written: bytes) -> bytes:
 def _is_simulated(rt: Runtime, steps: Iterable[StepFacts]) -> bool:
     """Whether any model of the chain makes its answers up."""
     return any(
-        rt.models.is_simulated(rt.models.candidates(step.models)[0])
+        rt.models.is_simulated(rt.models.of(step)[0])
         for step in steps
-        if step.kind == "llm"
+        if step.kind in CALLING
     )
 
 
@@ -183,8 +183,8 @@ def _unrunnable(rt: Runtime, steps: Iterable[StepFacts], place: str) -> Iterator
 
 
 def _check_step(rt: Runtime, step: StepFacts) -> None:
-    if step.kind == "llm":
-        rt.models.candidates(step.models)
+    if step.kind in CALLING:
+        rt.models.of(step)
     elif step.tool and (unknown := _unknown_tool(rt, step.tool)):
         raise Refusal("unknown_tool", unknown)
 

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from chains import Chain, InvalidChain, canonical, fill_inputs, load_chain, version_of
+from chains.chain import CALLING
 from llmgine_workers.engine.clean import as_json
 from llmgine_workers.engine.planning import Models
 from llmgine_workers.errors import Refusal
@@ -87,8 +88,10 @@ def _rewritten(edit: Edit, chain: Chain, step: str | None, models: Models) -> Ch
     call = _call(definition, step)
     if edit.model is not None:
         wanted = (edit.model,) if isinstance(edit.model, str) else edit.model
-        models.candidates(wanted)
+        (models.embedding if "input" in call else models.candidates)(wanted)
         call["model"] = list(wanted)
+    if edit.prompt is not None and "input" in call:
+        raise _refusal("invalid_input", "prompt", "an embed step has none, only a model")
     if edit.prompt is not None:
         call.pop("messages", None)
         call["prompt"] = edit.prompt
@@ -103,10 +106,10 @@ def _call(definition: Mapping[str, Any], path: str | None) -> dict[str, Any]:
     if path is None:
         raise _refusal("invalid_input", "", "no step of the job failed: only its inputs")
     step = _find(definition["steps"], path.split("."))
-    if step is None or "llm" not in step:
+    if step is None or not step.keys() & {*CALLING}:
         detail = f"the step {path} calls no model: it has neither prompt nor model"
         raise _refusal("invalid_input", "", detail)
-    call: dict[str, Any] = step["llm"]
+    call: dict[str, Any] = step.get("llm") or step["embed"]
     return call
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from chains.chain import CALLING
 from llmgine_workers import clock
 from llmgine_workers.engine import failover, tell
 from llmgine_workers.engine.clean import as_json, clean_failure, clean_text
@@ -65,7 +66,7 @@ async def failed(visit: Visit, error: StepFailed) -> Outcome:
 
 def of_bug(kind: str, bug: Exception) -> StepFailed:
     """An error of our own, as one that passes: its tries are bounded like any other's."""
-    code = "provider_bad_response" if kind == "llm" else "tool_unavailable"
+    code = "provider_bad_response" if kind in CALLING else "tool_unavailable"
     return StepFailed(Failure(code, f"internal error: {type(bug).__name__}"))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from llmgine_workers.engine import gates
+from llmgine_workers.engine.embed_step import call_embedding
 from llmgine_workers.engine.llm_step import call_model
 from llmgine_workers.engine.tool_step import call_tool
 from llmgine_workers.engine.visit import Answer, Visit
@@ -13,17 +14,17 @@ from llmgine_workers.engine.visit import Answer, Visit
 Next: TypeAlias = Callable[[Visit], Awaitable[Answer]]
 Gate: TypeAlias = Callable[[Visit, Next], Awaitable[Answer]]
 
+_OF_MODELS = (
+    gates.open_pool,
+    gates.retry_in_place,
+    gates.admission,
+    gates.attempt,
+    gates.meter,
+)
+
 GATES: dict[str, tuple[tuple[Gate, ...], Next]] = {
-    "llm": (
-        (
-            gates.open_pool,
-            gates.retry_in_place,
-            gates.admission,
-            gates.attempt,
-            gates.meter,
-        ),
-        call_model,
-    ),
+    "llm": (_OF_MODELS, call_model),
+    "embed": (_OF_MODELS, call_embedding),
     "tool": (
         (
             gates.open_pool,

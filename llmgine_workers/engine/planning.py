@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from chains import ReadyStep
+from chains import ReadyStep, StepFacts
 from llmgine_workers.engine.bounds import bounds_of
 from llmgine_workers.engine.clean import as_json
+from llmgine_workers.engine.vectors import check_room
 from llmgine_workers.errors import Refusal
 from llmgine_workers.ledger.records import NewStep
+from llmgine_workers.providers.rows import Service, row_of
 from llmgine_workers.settings import TOOLS_POOL, Settings
 
 
@@ -39,6 +41,23 @@ class Models:
             )
         return usable
 
+    def of(self, step: StepFacts) -> tuple[str, ...]:
+        """The candidates that can do what the step asks of a model."""
+        return (
+            self.embedding(step.models)
+            if step.kind == "embed"
+            else self.candidates(step.models)
+        )
+
+    def embedding(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
+        """The candidates whose provider has embeddings; Refusal if there is none."""
+        usable = self.candidates(wanted)
+        embedding = tuple(model for model in usable if self._row(model).embeddings)
+        if not embedding:
+            told = f"no provider of {', '.join(usable)} has embeddings"
+            raise Refusal("embeddings_not_supported", told)
+        return embedding
+
     def is_simulated(self, model: str | None) -> bool:
         """Whether the answers of this model are made up."""
         provider = self.settings.providers.get((model or "").partition("/")[0])
@@ -51,6 +70,10 @@ class Models:
             known = ", ".join(sorted(self.settings.models)) or "none"
             raise Refusal("unknown_model", f"no model alias {name!r}; there are: {known}")
         return self.settings.models[name]
+
+    def _row(self, model: str) -> Service:
+        provider = model.partition("/")[0]
+        return row_of(provider, self.settings.providers[provider])
 
     def _check_known(self, model: str) -> None:
         provider = model.partition("/")[0]
@@ -74,12 +97,16 @@ def new_step(step: ReadyStep, models: Models, max_attempts: int) -> NewStep:
     if step.kind == "wait":
         for_s = step.request["for_s"]
         return NewStep(step.path, "wait", "", as_json(step.request), for_s, 1)
-    candidates = models.candidates(step.models)
-    request = {**step.request, "models": candidates, "schema": step.schema}
+    candidates = models.of(step)
+    request = {**step.request, "models": candidates}
+    if step.kind == "llm":
+        request["schema"] = step.schema
+    else:
+        check_room(step.request)
     bounds = bounds_of(request)
     return NewStep(
         path=step.path,
-        kind="llm",
+        kind=step.kind,
         pool=candidates[0].partition("/")[0],
         request=as_json(request),
         timeout_s=timeout_s,

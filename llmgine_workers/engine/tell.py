@@ -44,6 +44,7 @@ async def attempt_finished(visit: Visit, state: str, failure: Failure | None) ->
             usage=billed.usage,
             cost_usd=None if billed.cost is None else billed.cost / 1_000_000,
             error=failure,
+            kind=visit.step.kind,
         )
     )
 

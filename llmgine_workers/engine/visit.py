@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from chains.chain import CALLING
 from llmgine_workers import clock
 from llmgine_workers.errors import Failure, LlmgineError
 from llmgine_workers.ledger.budgets import Budget, budgets_of
 from llmgine_workers.ledger.records import Billed, Claim, Hinted, StepKey
-from llmgine_workers.llm import LlmAnswer
+from llmgine_workers.llm import Embedded, LlmAnswer
 from llmgine_workers.resilience.admission import Admitted
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Visit:
     admitted: Admitted | None = None
     billed: Billed = field(default_factory=Billed)
     failure: Failure | None = None
-    answered: LlmAnswer | None = None
+    answered: LlmAnswer | Embedded | None = None
     received_bytes: int = 0
     first_token_at: datetime | None = None
     calls: int = 0
@@ -85,7 +86,7 @@ class Visit:
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """The budgets of the settings that count this call."""
-        if self.step.kind != "llm":
+        if self.step.kind not in CALLING:
             return ()
         limits = self.rt.settings.limits
         return budgets_of(limits, self.step.tenant, self.step.model or "")

@@ -177,7 +177,8 @@ class AttemptStarted(Fact):
 
 @dataclass(frozen=True)
 class AttemptFinished(Fact):
-    """For handlers: a physical call ended. `answered_by` is the model that answered."""
+    """For handlers: a physical call ended. `answered_by` is the model that answered,
+    `kind` the step's."""
 
     type = "attempt.finished"
     id: UUID
@@ -192,6 +193,7 @@ class AttemptFinished(Fact):
     usage: Usage | None = None
     cost_usd: float | None = None
     error: Failure | None = None
+    kind: str = "llm"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ REQUEST_MODEL = "gen_ai.request.model"
 RESPONSE_MODEL = "gen_ai.response.model"
 FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 
+_OPERATIONS = {"llm": "chat", "embed": "embeddings", "tool": "execute_tool"}
+
 Attributes = dict[str, str | int | float]
 
 
@@ -85,7 +87,7 @@ def _attributes(fact: AttemptFinished) -> Attributes:
         "llmgine.step": fact.step,
         "llmgine.attempt": fact.attempt,
         "llmgine.state": fact.state,
-        OPERATION: "chat" if fact.model else "execute_tool",
+        OPERATION: _OPERATIONS[fact.kind],
     }
     if fact.model:
         found[PROVIDER], _, found[REQUEST_MODEL] = fact.model.partition("/")

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import httpx2
 import orjson
 
-from llmgine_workers.llm import Delta, LlmAnswer, LlmRequest, OnDelta
-from llmgine_workers.providers import failures, wire
+from llmgine_workers.llm import (
+    Delta,
+    Embedded,
+    EmbedRequest,
+    LlmAnswer,
+    LlmRequest,
+    OnDelta,
+)
+from llmgine_workers.providers import embeddings, failures, wire
 from llmgine_workers.providers.lines import Response, Unsigned
 from llmgine_workers.providers.quota import quota_of
 from llmgine_workers.providers.rows import Service
@@ -57,9 +65,13 @@ class HttpProvider:
         """One physical call, whole or streamed; at most `timeout_s` seconds."""
         verdict = Verdict(self.name, self._key, request)
         follower = self._form.follow()
+        body = self._form.body(request, self._service, streamed=on_delta is not None)
+        idle_s = self._service.idle_s if on_delta else None
         try:
             async with asyncio.timeout(timeout_s) as bound:
-                response = await self._send(verdict, headers, on_delta is not None)
+                response = await self._send(
+                    verdict, self._service.path, body, headers, idle_s
+                )
                 try:
                     return await self._receive(verdict, response, follower, on_delta)
                 finally:
@@ -71,19 +83,44 @@ class HttpProvider:
             reading = follower.reading()
             raise verdict.failed("step_timeout", sentence, reading=reading) from None
 
+    async def embed(
+        self, request: EmbedRequest, *, timeout_s: float, headers: Mapping[str, str]
+    ) -> Embedded:
+        """One physical call for vectors; at most `timeout_s` seconds."""
+        verdict, path = Verdict(self.name, self._key, request), self._service.embeddings
+        if path is None:
+            raise verdict.failed("provider_rejected", "has no embeddings")
+        body = embeddings.body_of(request, self._service)
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                response = await self._send(verdict, path, body, headers, None)
+                try:
+                    _note(verdict, response)
+                    return await self._vectors(verdict, request, response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            sentence = f"gave no whole answer in {timeout_s:g} s"
+            raise verdict.failed("step_timeout", sentence) from None
+
     async def close(self) -> None:
         """Close the connections."""
         await self._line.close()
 
     async def _send(
-        self, verdict: Verdict, headers: Mapping[str, str], streamed: bool
+        self,
+        verdict: Verdict,
+        path: str,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        idle_s: float | None,
     ) -> Response:
         """Post the request; the answer's head has come, its body not yet."""
-        idle_s = self._service.idle_s if streamed else None
-        body = self._form.body(verdict.request, self._service, streamed=streamed)
         try:
             return await self._line.post(
-                self._service.path.format(model=quote(verdict.request.model, safe="")),
+                path.format(model=quote(verdict.request.model, safe="")),
                 orjson.dumps(body),
                 headers,
                 idle_s,
@@ -110,9 +147,7 @@ class HttpProvider:
         follower: wire.Follower,
         on_delta: OnDelta | None,
     ) -> LlmAnswer:
-        verdict.status = response.status_code
-        verdict.request_id = request_id(response)
-        verdict.quota = quota_of(response.headers)
+        _note(verdict, response)
         if on_delta is None:
             return await self._whole(verdict, response)
         if response.headers.get("content-type", "").startswith("application/json"):
@@ -123,18 +158,50 @@ class HttpProvider:
         return await _Stream(verdict, follower).read(response, on_delta)
 
     async def _whole(self, verdict: Verdict, response: Response) -> LlmAnswer:
-        body = bytearray()
-        try:
-            async with aclosing(_chunks(verdict, response)) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-            return verdict.answer(self._form.read(orjson.loads(body)))
-        except wire.ErrorEvent as error:
-            raise verdict.told(failures.told(error.document)) from None
-        except _LOST as error:
-            raise verdict.lost(error, "provider_bad_response") from None
-        except _UNREADABLE:
-            raise verdict.failed("provider_bad_response") from None
+        with _judged(verdict):
+            return verdict.answer(self._form.read(await _document(verdict, response)))
+
+    async def _vectors(
+        self, verdict: Verdict, request: EmbedRequest, response: Response
+    ) -> Embedded:
+        with _judged(verdict):
+            document = await _document(verdict, response)
+            found = verdict.embedded(*embeddings.read(document, len(request.texts)))
+        size = len(found.vectors[0])
+        if request.dimensions not in (None, size):
+            sentence = f"gave vectors of {size} numbers, not of {request.dimensions}"
+            paid = wire.Reading("", "stop", found.model, found.usage)
+            raise verdict.failed("provider_rejected", sentence, reading=paid)
+        return found
+
+
+def _note(verdict: Verdict, response: Response) -> None:
+    """Keep what the head of an answer says."""
+    verdict.status = response.status_code
+    verdict.request_id = request_id(response)
+    verdict.quota = quota_of(response.headers)
+
+
+async def _document(verdict: Verdict, response: Response) -> Any:
+    """The whole body as JSON."""
+    body = bytearray()
+    async with aclosing(_chunks(verdict, response)) as chunks:
+        async for chunk in chunks:
+            body += chunk
+    return orjson.loads(body)
+
+
+@contextmanager
+def _judged(verdict: Verdict) -> Iterator[None]:
+    """Whatever is wrong with a whole answer, as the failure of its call."""
+    try:
+        yield
+    except wire.ErrorEvent as error:
+        raise verdict.told(failures.told(error.document)) from None
+    except _LOST as error:
+        raise verdict.lost(error, "provider_bad_response") from None
+    except _UNREADABLE:
+        raise verdict.failed("provider_bad_response") from None
 
 
 async def _chunks(verdict: Verdict, response: Response) -> AsyncGenerator[bytes, None]:

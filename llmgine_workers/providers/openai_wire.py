@@ -61,9 +61,9 @@ class OpenAIWire:
 
     def read(self, document: Any) -> wire.Reading:
         """A `chat.completion`."""
-        _complain(document)
+        complain(document)
         choice = document["choices"][0]
-        _complain(choice)
+        complain(choice)
         message = choice["message"]
         text, _ = _content(message.get("content"))
         return _reading(
@@ -71,7 +71,7 @@ class OpenAIWire:
             choice.get("finish_reason"),
             message.get("refusal"),
             model=document.get("model"),
-            usage=_usage(document),
+            usage=usage_of(document),
         )
 
     def follow(self) -> OpenAIFollower:
@@ -96,9 +96,9 @@ class OpenAIFollower:
             self.done = True
             return ()
         chunk = orjson.loads(event.data)
-        _complain(chunk)
+        complain(chunk)
         self._model = chunk.get("model") or self._model
-        self._usage = _usage(chunk) or self._usage
+        self._usage = usage_of(chunk) or self._usage
         return [
             delta
             for choice in chunk.get("choices") or ()
@@ -107,7 +107,7 @@ class OpenAIFollower:
         ]
 
     def _choice(self, choice: Mapping[str, Any]) -> list[Delta]:
-        _complain(choice)
+        complain(choice)
         self._finish_reason = choice.get("finish_reason") or self._finish_reason
         delta = choice.get("delta") or {}
         text, thinking = _content(delta.get("content"))
@@ -164,7 +164,7 @@ def _asked(schema: Mapping[str, Any] | None, service: rows.Service) -> _Asked:
     return _Asked() if schema is None else _ASKING[service.schema](schema)
 
 
-def _complain(document: Mapping[str, Any]) -> None:
+def complain(document: Mapping[str, Any]) -> None:
     """Raise the error that a document or a choice is; vLLM and Mistral put it bare."""
     if document.get("error") or document.get("object") == "error":
         raise wire.ErrorEvent(document)
@@ -202,7 +202,7 @@ def _reading(
     )
 
 
-def _usage(document: Mapping[str, Any]) -> Usage | None:
+def usage_of(document: Mapping[str, Any]) -> Usage | None:
     """The usage of an answer or chunk; Groq has also had it under a name of its own."""
     report = document.get("usage") or (document.get("x_groq") or {}).get("usage")
     if not report:

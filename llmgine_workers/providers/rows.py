@@ -27,12 +27,13 @@ class Service:
 
     Every default is the way of most services that speak Chat Completions. `client`
     opens the SDK, `path` and `query` follow the address; `{model}` is the model's name.
-    `max_tokens` is this service's word for it. `parameters` is the allow-list of what a
-    chain may set, with the place in the request's body; a name with a dot is a field
-    inside an object. Whatever changes the price of a token (service tiers, cache
-    writes) stays out, or bills would be wrong. `streamed` is what a streamed body has
-    besides; `schema` is how a JSON object is asked for: by its schema, or in words.
-    `idle_s` bounds the silence inside a stream (seconds): a model that thinks says
+    `embeddings` is the path of vectors, None where there are none, and `dimensions` the
+    word for their size. `max_tokens` is this service's word for it. `parameters` is the
+    allow-list of what a chain may set, with the place in the request's body; a name with
+    a dot is a field inside an object. Whatever changes the price of a token (service
+    tiers, cache writes) stays out, or bills would be wrong. `streamed` is what a streamed
+    body has besides; `schema` is how a JSON object is asked for: by its schema, or in
+    words. `idle_s` bounds the silence inside a stream (seconds): a model that thinks says
     nothing on Chat Completions for as long as it thinks, a local one also while it is
     loaded; Messages sends a ping every few seconds.
     """
@@ -41,6 +42,8 @@ class Service:
     base_url: str | None = None
     client: clients.Opener = clients.compatible_client
     path: str = "/chat/completions"
+    embeddings: str | None = "/embeddings"
+    dimensions: str = "dimensions"
     query: Mapping[str, str] = field(default_factory=dict)
     max_tokens: str = "max_tokens"
     default_max_tokens: int | None = None
@@ -64,6 +67,7 @@ ANTHROPIC = Service(
     base_url="https://api.anthropic.com",
     client=clients.anthropic_client,
     path="/v1/messages",
+    embeddings=None,
     default_max_tokens=4096,
     parameters={
         "stop": "stop_sequences",
@@ -84,12 +88,14 @@ SERVICES: dict[str, Service] = {
     "azure-deployments": replace(
         AZURE,
         path="/deployments/{model}/chat/completions",
+        embeddings="/deployments/{model}/embeddings",
         query={"api-version": "2024-10-21"},
     ),
-    "bedrock": replace(COMPATIBLE, client=clouds.bedrock_client),
+    "bedrock": replace(COMPATIBLE, client=clouds.bedrock_client, embeddings=None),
     "bedrock-claude": replace(ANTHROPIC, base_url=None, client=clouds.mantle_client),
     "deepseek": Service(
         base_url="https://api.deepseek.com",
+        embeddings=None,
         parameters=_BASIC | _PENALTIES,
         schema="json_object",
     ),
@@ -99,12 +105,14 @@ SERVICES: dict[str, Service] = {
     ),
     "groq": Service(
         base_url="https://api.groq.com/openai/v1",
+        embeddings=None,
         max_tokens="max_completion_tokens",
         parameters=_BASIC | _same("seed", "reasoning_effort"),
         schema="json_object",
     ),
     "mistral": Service(
         base_url="https://api.mistral.ai/v1",
+        dimensions="output_dimension",
         parameters=_BASIC | _PENALTIES | {"seed": "random_seed"},
         streamed={"stream": True},
     ),
@@ -115,7 +123,9 @@ SERVICES: dict[str, Service] = {
     ),
     "together": Service(base_url="https://api.together.xyz/v1"),
     "vertex": Service(
-        client=clouds.vertex_client, parameters=_BASIC | _same("reasoning_effort")
+        client=clouds.vertex_client,
+        embeddings=None,
+        parameters=_BASIC | _same("reasoning_effort"),
     ),
     "vertex-claude": replace(
         ANTHROPIC, base_url=None, client=clouds.vertex_claude_client
@@ -123,6 +133,7 @@ SERVICES: dict[str, Service] = {
     "vllm": Service(base_url="http://localhost:8000/v1"),
     "xai": Service(
         base_url="https://api.x.ai/v1",
+        embeddings=None,
         max_tokens="max_completion_tokens",
         parameters=_BASIC | _same("seed", "reasoning_effort"),
     ),

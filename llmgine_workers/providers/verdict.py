@@ -8,7 +8,15 @@ from typing import Any
 
 from llmgine_workers import prices
 from llmgine_workers.errors import Failure
-from llmgine_workers.llm import CallFailed, LlmAnswer, LlmRequest, Quota, Usage
+from llmgine_workers.llm import (
+    CallFailed,
+    Embedded,
+    EmbedRequest,
+    LlmAnswer,
+    LlmRequest,
+    Quota,
+    Usage,
+)
 from llmgine_workers.providers import failures
 from llmgine_workers.providers import quota as quotas
 from llmgine_workers.providers.redaction import readable
@@ -38,7 +46,7 @@ class Verdict:
 
     provider: str
     key: str
-    request: LlmRequest
+    request: LlmRequest | EmbedRequest
     status: int | None = None
     request_id: str | None = None
     begun: bool = False
@@ -55,6 +63,19 @@ class Verdict:
             finish_reason=reading.finish_reason,
             model=reading.model or self.request.model,
             usage=reading.usage or self._estimate(reading),
+            status=self.status or 0,
+            request_id=self.request_id,
+            quota=self.quota,
+        )
+
+    def embedded(
+        self, vectors: list[list[float]], model: str | None, usage: Usage | None
+    ) -> Embedded:
+        """The vectors of an answer."""
+        return Embedded(
+            vectors=vectors,
+            model=model or self.request.model,
+            usage=usage or self._estimate(_NOTHING),
             status=self.status or 0,
             request_id=self.request_id,
             quota=self.quota,
@@ -115,7 +136,7 @@ class Verdict:
             sentence += f" ({status})"
         if code not in _WITH_WORDS:
             return sentence
-        words = readable(said.sentence, key=self.key, prompts=self._prompts())
+        words = readable(said.sentence, key=self.key, prompts=self.request.texts)
         return f"{sentence}: {words}" if words else sentence
 
     def _billed(self, reading: Reading) -> Usage | None:
@@ -134,13 +155,9 @@ class Verdict:
         size = len(reading.text.encode("utf-8", "surrogatepass"))
         return Usage(
             calls=1,
-            input_tokens=prices.estimate_tokens(self._prompts()),
+            input_tokens=prices.estimate_tokens(self.request.texts),
             output_tokens=prices.estimate_tokens_of_bytes(size),
         )
-
-    def _prompts(self) -> list[str]:
-        texts = [message.content for message in self.request.messages]
-        return [self.request.system or "", *texts]
 
 
 def _come_back_s(headers: Mapping[str, str], said: failures.Told) -> float | None:

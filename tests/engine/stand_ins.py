@@ -12,9 +12,18 @@ from llmgine_workers.broker import DeadMessage, Judge, Message
 from llmgine_workers.broker.messages import dead
 from llmgine_workers.errors import Failure
 from llmgine_workers.events.facts import Fact
-from llmgine_workers.llm import CallFailed, LlmAnswer, LlmRequest, OnDelta, Usage
+from llmgine_workers.llm import (
+    CallFailed,
+    Embedded,
+    EmbedRequest,
+    LlmAnswer,
+    LlmRequest,
+    OnDelta,
+    Usage,
+)
 
 USAGE = Usage(calls=1, input_tokens=100, output_tokens=20)
+USAGE_OF_TEXTS = Usage(calls=1, input_tokens=100)
 
 
 def answer(text: str = "fine", usage: Usage = USAGE) -> LlmAnswer:
@@ -63,6 +72,7 @@ class StandIn:
 
     default: Behaviour = field(default_factory=answer)
     calls: list[Call] = field(default_factory=list)
+    embeds: list[EmbedRequest] = field(default_factory=list)
     open: list[tuple[Call, asyncio.Future[Behaviour]]] = field(default_factory=list)
     finished: int = 0
     _next: list[Behaviour] = field(default_factory=list)
@@ -110,6 +120,18 @@ class StandIn:
         found = behaviour if isinstance(behaviour, LlmAnswer) else await behaviour()
         self.finished += 1
         return found
+
+    async def embed(
+        self, request: EmbedRequest, *, timeout_s: float, headers: Mapping[str, str]
+    ) -> Embedded:
+        """One call for vectors: how long each text is, and 1; or what `will` says."""
+        self.embeds.append(request)
+        if self._next:
+            behaviour = self._next.pop(0)
+            assert isinstance(behaviour, BaseException)
+            raise behaviour
+        vectors = [[float(len(text)), 1.0] for text in request.texts]
+        return Embedded(vectors, "test-model", USAGE_OF_TEXTS, 200, "req_1")
 
     async def close(self) -> None:
         """Nothing is open."""

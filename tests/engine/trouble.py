@@ -17,7 +17,13 @@ from llmgine_workers.ephemeral.connection import EphemeralDown
 from llmgine_workers.ephemeral.signals import Signals
 from llmgine_workers.ledger.connection import Connection, Ledger, LedgerDown
 from llmgine_workers.ledger.records import Released, StepKey
-from llmgine_workers.llm import LlmAnswer, LlmRequest, OnDelta
+from llmgine_workers.llm import (
+    Embedded,
+    EmbedRequest,
+    LlmAnswer,
+    LlmRequest,
+    OnDelta,
+)
 from llmgine_workers.resilience.admission import Admission, Admitted, Verdict, Wait
 from llmgine_workers.resilience.limits import Reserved
 from llmgine_workers.resilience.rules import Demand
@@ -178,6 +184,12 @@ class Process(WorkerRuntime):
             return replace(found, text=headers["x-llmgine-fence"])
         finally:
             del self.open[key]
+
+    async def embed(
+        self, request: EmbedRequest, *, timeout_s: float, headers: Mapping[str, str]
+    ) -> Embedded:
+        """No schedule has such a step: it goes the way of a call."""
+        raise AssertionError(request)
 
     async def close(self) -> None:
         """Nothing is open."""

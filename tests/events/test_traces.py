@@ -95,7 +95,15 @@ async def test_a_failed_attempt_is_an_error_without_the_providers_words(
 async def test_a_tools_attempt_is_named_after_its_step(
     traces: Traces, spans: InMemorySpanExporter
 ) -> None:
-    await traces.handle([attempt(model=None)])
+    await traces.handle([attempt(model=None, kind="tool")])
     (span,) = spans.get_finished_spans()
     assert span.name == "tool draft"
     assert (span.attributes or {})["gen_ai.operation.name"] == "execute_tool"
+
+
+async def test_a_call_for_vectors_is_named_so(
+    traces: Traces, spans: InMemorySpanExporter
+) -> None:
+    await traces.handle([attempt(kind="embed")])
+    (span,) = spans.get_finished_spans()
+    assert (span.attributes or {})["gen_ai.operation.name"] == "embeddings"
