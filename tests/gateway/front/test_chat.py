@@ -111,6 +111,31 @@ async def test_a_whole_conversation_with_its_options_reaches_the_provider(
     assert (sent["frequency_penalty"], sent["presence_penalty"]) == (0.5, -0.5)
 
 
+async def test_calls_that_differ_in_numbers_share_a_version_of_their_chain(
+    front: Front, seat: Seat, asking: Asking
+) -> None:
+    reader = await front.live.seat("read", "payloads", tenant=seat.tenant)
+    client: Any = asking.client
+    versions, seeds = set(), []
+    for seed in (11, 12):
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"Number {seed}."}],
+            "seed": seed,
+            "temperature": seed / 10,
+            "max_tokens": seed,
+        }
+        raw = await client.chat.completions.with_raw_response.create(**body)
+        job = f"/v1/jobs/{raw.headers['llmgine-job']}"
+        shown = await front.http.get(job, headers=reader.headers)
+        versions.add(shown.json()["chain"]["version"])
+        step = await front.http.get(f"{job}/steps/chat", headers=reader.headers)
+        sent = step.json()["request"]
+        seeds.append((sent["seed"], sent["temperature"], sent["max_tokens"]))
+    assert len(versions) == 1
+    assert seeds == [(11, 1.1, 11), (12, 1.2, 12)]
+
+
 class Point(BaseModel):
     x: int
     y: int
