@@ -28,6 +28,7 @@ from gateway.routes import (
     jobs,
     metrics,
     openai_chat,
+    openai_embeddings,
     openai_models,
     pools,
     replays,
@@ -46,7 +47,7 @@ GRACE_S = 10
 
 _NOUNS = (
     jobs, batches, steps, events, webhooks, dead_letters, replays, chains, pools,
-    openai_chat, openai_models, health, metrics,
+    openai_chat, openai_embeddings, openai_models, health, metrics,
 )  # fmt: skip
 Opener = Callable[[Settings, Mapping[str, str]], AbstractAsyncContextManager[Runtime]]
 

@@ -20,7 +20,14 @@ PATHS = ("/v1/chat/completions", "/v1/embeddings", "/v1/models")
 NO_RETRY = {"x-should-retry": "false"}
 """Stops their clients from asking again: it would be a second job."""
 
-_NO_SUCH_MODEL = frozenset({"unknown_model", "unknown_provider", "provider_not_enabled"})
+_NO_SUCH_MODEL = frozenset(
+    {
+        "unknown_model",
+        "unknown_provider",
+        "provider_not_enabled",
+        "embeddings_not_supported",
+    }
+)
 
 FAILED: Mapping[str, int] = {
     "provider_rejected": 400,
@@ -47,7 +54,7 @@ _PLACES = (
     (re.compile(r"^/chain/steps/0/\w+/schema"), "/response_format/json_schema/schema"),
     (re.compile(r"^/chain/steps/0/\w+/"), "/"),
     (re.compile(r"^/chain.*"), "/model"),
-    (re.compile(r"^/inputs/"), "/"),
+    (re.compile(r"^/inputs(/|$)"), "/"),
     (re.compile(r"^/options/"), "/header/llmgine_"),
 )
 """From a place in the job to the place in the request it was made of."""

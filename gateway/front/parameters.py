@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -48,6 +48,8 @@ ONLY: Mapping[str, tuple[Any, ...]] = {
 }
 """Parameters that are not supported, with the values that ask for nothing."""
 
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Asked = TypeVar("Asked", bound=BaseModel)
 Role = Literal["system", "developer", "user", "assistant"]
 
 
@@ -72,11 +74,13 @@ def _several(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What a client of theirs sends: nothing else is in it."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ChatMessage(_Body):
+class ChatMessage(Body):
     """One turn; `developer` is `system` under its newer name."""
 
     role: Role
@@ -87,14 +91,14 @@ class ChatMessage(_Body):
     ]
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """`include_usage` adds a last chunk with the usage."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """A schema for the answer, which is held against it whatever `strict` says."""
 
     name: str
@@ -103,7 +107,7 @@ class JsonSchema(_Body):
     strict: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """Text, any JSON object, or one that fits a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -123,10 +127,10 @@ class ResponseFormat(_Body):
         return self.json_schema.schema_ if self.json_schema else None
 
 
-class ChatCompletionRequest(_Body):
+class ChatCompletionRequest(Body):
     """A conversation to be answered; null is the same as nothing."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    model: ModelName
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -161,15 +165,21 @@ class ChatCompletionRequest(_Body):
 
 def read(body: Any) -> ChatCompletionRequest:
     """The request; Problem with every finding if it cannot be honoured as it stands."""
-    findings = list(_unsupported(body)) if isinstance(body, dict) else []
+    unsupported = list(_unsupported(body)) if isinstance(body, dict) else []
+    return checked(ChatCompletionRequest, body, (*LEFT_OUT, *ONLY), unsupported)
+
+
+def checked(
+    shape: type[Asked], body: Any, aside: Collection[str], found: Sequence[Finding] = ()
+) -> Asked:
+    """A body in a shape, but for what is put aside; Problem with `found` and the rest."""
+    findings = list(found)
     if isinstance(body, dict):
-        aside = (*LEFT_OUT, *ONLY)
         body = {name: value for name, value in body.items() if name not in aside}
     try:
-        request = ChatCompletionRequest.model_validate(body)
+        request = shape.model_validate(body)
     except ValidationError as error:
-        known = tuple(ChatCompletionRequest.model_fields)
-        findings += findings_of(error.errors(), known)
+        findings += findings_of(error.errors(), tuple(shape.model_fields))
     if findings:
         raise Problem.of(findings)
     return request

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.front.embeddings import EmbeddingsRequest
 from gateway.front.parameters import ChatCompletionRequest
 
 
@@ -78,6 +79,30 @@ class ChatCompletion(_Shape):
     usage: TokenUsage
 
 
+class Embedding(_Shape):
+    """The vector of one text: numbers, or the base64 of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class InputUsage(_Shape):
+    """Tokens of all calls of the job."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(_Shape):
+    """A vector for each text, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: InputUsage
+
+
 class Model(_Shape):
     """A model or an alias that can be asked here."""
 
@@ -94,4 +119,12 @@ class ModelList(_Shape):
     data: list[Model]
 
 
-ALL = (ChatCompletion, ChatCompletionRequest, Model, ModelList, OpenAIErrorResponse)
+ALL = (
+    ChatCompletion,
+    ChatCompletionRequest,
+    EmbeddingList,
+    EmbeddingsRequest,
+    Model,
+    ModelList,
+    OpenAIErrorResponse,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.front import envelope, options, parameters
+from gateway.front import embeddings, envelope, options, parameters
 from llmgine_workers.errors import FOLLOWS
 from tests.docs.pages import read, section, table, words
 
@@ -21,6 +21,12 @@ def test_every_parameter_is_there_in_its_row() -> None:
     }
     assert rows["left out"] == set(parameters.LEFT_OUT)
     assert rows["refused"] == set(parameters.ONLY)
+
+
+def test_every_parameter_of_embeddings_is_there() -> None:
+    text = section(PAGE, "Embeddings")
+    for name in (*embeddings.EmbeddingsRequest.model_fields, *embeddings.LEFT_OUT):
+        assert f"`{name}`" in text
 
 
 def test_every_status_of_a_failed_job_is_there() -> None:

@@ -34,7 +34,7 @@ CHAT: dict[str, Any] = {
         "json_schema": {"name": "a", "schema": {"type": "object"}},
     },
 }
-POSTS = ("/v1/jobs", "/v1/batches", "/v1/chat/completions")
+POSTS = ("/v1/jobs", "/v1/batches", "/v1/chat/completions", "/v1/embeddings")
 _PLAIN = """
 chain inputs text jobs tool arguments metadata options priority timeout stream name steps
 llm model prompt schema use parallel when fallback needs summarize fast tools system
