@@ -113,6 +113,7 @@ def main() -> None:
                 print(f"seed {seed}")
                 held.append(asyncio.run(run(site, arguments.jobs, random.Random(seed))))
     print(f"{sum(held)} of {len(held)} seeds held")
+    print("HELD" if all(held) else "NOT HELD")
     sys.exit(0 if all(held) else 1)
 
 
