@@ -18,6 +18,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
@@ -153,6 +154,11 @@ class WebhookSettings(_Section):
 
     secret: Annotated[SecretStr, AfterValidator(_secrets)] = SecretStr("")
     allow: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+
+    @field_serializer("secret")
+    def _written(self, secret: SecretStr) -> str:
+        """As it is: what is dumped is the settings file of a child, never a log."""
+        return secret.get_secret_value()
 
     @property
     def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
