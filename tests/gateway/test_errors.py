@@ -33,7 +33,7 @@ TABLE = {
     429: "too_many_requests tenant_queue_full",
     503: "ledger_unavailable",
     504: "not_finished",
-    422: "unsupported_parameter unknown_field "
+    422: "unsupported_parameter unknown_field embeddings_not_supported "
     "invalid_input out_of_range nul_not_allowed invalid_chain "
     "unknown_chain unknown_tool unknown_provider unknown_model provider_not_enabled "
     "prompt_too_long exceeds_limit exceeds_budget idempotency_mismatch "

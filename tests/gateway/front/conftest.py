@@ -16,7 +16,7 @@ import pytest
 from gateway.app import create_app
 from llmgine_workers.engine.run_step import run_step
 from llmgine_workers.ledger import release
-from llmgine_workers.ledger.connection import Ledger
+from llmgine_workers.ledger.connection import Ledger, LedgerDown
 from llmgine_workers.ledger.migrate import migrate
 from llmgine_workers.runtime import Runtime
 from llmgine_workers.settings import Settings
@@ -112,9 +112,9 @@ async def working(
 
 async def _work(rt: WorkerRuntime, pause: asyncio.Lock) -> None:
     while True:
-        # The loop stands still while tests run that are not asynchronous, and then the
-        # time may be over at once: that is no failure.
-        with suppress(TimeoutError):
+        # The loop stands still while tests run that are not asynchronous, and then all
+        # time, of this and of a statement, may be over at once: that is no failure.
+        with suppress(TimeoutError, LedgerDown):
             async with pause, asyncio.timeout(30):
                 await release.wake(rt.ledger)
                 async with rt.ledger.connection() as connection:
