@@ -33,6 +33,11 @@ def uuid7(at: float | None = None) -> UUID:
     return UUID(int=value)
 
 
+def before_now() -> UUID:
+    """Below every UUIDv7 of this millisecond and later, above all earlier ones."""
+    return UUID(int=int(time.time() * 1000) << 80)
+
+
 def made_at(id: UUID) -> datetime:
     """When a UUIDv7 was made (UTC, to the millisecond)."""
     return datetime.fromtimestamp((id.int >> 80) / 1000, UTC)

@@ -207,7 +207,7 @@ async def _close(
 
 
 async def _rotate(rt: Rooms) -> Pass:
-    begun = clock.uuid7()
+    begun = clock.before_now()
     done = Pass()
     depth = await rt.broker.depth(topology.dead_queue(rt.prefix)) or 0
 

@@ -48,3 +48,10 @@ def test_a_task_has_one_id_over_all_waits_and_a_new_one_per_replay() -> None:
     assert clock.task_id(job, "draft", 0) == clock.task_id(job, "draft", 0)
     ids = {clock.task_id(job, path, n) for path in ("draft", "final") for n in range(3)}
     assert len(ids) == 6
+
+
+def test_what_is_before_now_is_below_every_id_that_comes() -> None:
+    for _ in range(200):
+        before = clock.before_now()
+        assert before < clock.uuid7()
+    assert clock.uuid7(clock.now().timestamp() - 1) < clock.before_now()
